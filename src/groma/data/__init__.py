@@ -1,0 +1,1 @@
+"""Where pictures, boxes and dialogues come from."""

@@ -1,0 +1,32 @@
+"""Batches that leave the data rooms: plain tensors, one data set a batch."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisionBatch:
+    """Pictures with boxes; labels where a data set has them. B pictures, T_i boxes of picture i."""
+
+    images: Tensor
+    """(B, S, S, 3) uint8 RGB, resized"""
+    boxes_cxcywh: tuple[Tensor, ...]
+    """B tensors (T_i, 4), normalized"""
+    source: str
+    """which objectness head is taught: one source a batch"""
+    names: tuple[Tensor, ...] = ()
+    """B tensors (T_i,) int64 class numbers, or nothing"""
+    colours: tuple[Tensor, ...] = ()
+    """B tensors (T_i,) int64 class numbers, or nothing"""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device) -> "VisionBatch":
+        """The same batch on another device."""
+        moved = {
+            name: tuple(t.to(device) for t in getattr(self, name)) for name in ("boxes_cxcywh", "names", "colours")
+        }
+        return VisionBatch(images=self.images.to(device), source=self.source, **moved)

@@ -1,0 +1,1 @@
+"""Procedural scenes: pictures of objects with exact boxes, and questions about them."""

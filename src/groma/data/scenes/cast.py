@@ -1,0 +1,119 @@
+"""Who is in a scene: the objects' names, colours and styles, and which split such a cast may belong to.
+
+Training and evaluation never share a scene because they never share a *cast*: the digest of the names and
+colours (`cast_residue`), modulo 8, says which splits may show them, whatever index and seed led there. Every
+scene can be checked afterwards, since names and colours are all that the digest needs.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+
+from groma.data.scenes.atlas import atlas
+from groma.data.scenes.colours import COLOURS
+from groma.errors import InputError
+
+_RESIDUES = 8
+_COUNT_WEIGHTS = (10, 14, 16, 17, 15, 12, 9, 7)  # of 2, 3, ... 9 objects
+_REPEATED_SHARE = 0.46  # scenes with at least two of one kind
+_TINTED_SHARE = 0.56
+_TINTED_SHARE_OF_REPEATED = 0.72  # so that "the red dog" among other dogs is common
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """What a split may show."""
+
+    identity: int
+    """Number that goes into the seed."""
+    residues: frozenset[int]
+    """Values of `cast_residue` that belong to it."""
+    held_out_style: bool = False
+    """Drawn in the style that training never shows."""
+    held_out_objects: bool = False
+    """Made of objects that training never shows."""
+
+
+SPLITS: dict[str, Split] = {
+    "train": Split(identity=1, residues=frozenset(range(2, 8))),
+    "validation": Split(identity=2, residues=frozenset({0})),
+    "test": Split(identity=3, residues=frozenset({1})),
+    "test_style": Split(identity=4, residues=frozenset({1}), held_out_style=True),
+    "test_objects": Split(identity=5, residues=frozenset({1}), held_out_objects=True),
+}
+"""Name -> split. The three test splits share a residue: no cast of theirs appears in the other two."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One object of a cast."""
+
+    name: str
+    colour: str | None
+    style: str
+
+
+def find_split(name: str) -> Split:
+    """The split of that name; InputError if there is none."""
+    if name not in SPLITS:
+        raise InputError(f"There is no split {name!r} of scenes; use one of {', '.join(SPLITS)}.")
+    return SPLITS[name]
+
+
+def cast_residue(names_and_colours: Iterable[tuple[str, str | None]]) -> int:
+    """A number 0..7 that depends on nothing but which names are there in which colours (None = untinted)."""
+    text = ";".join(sorted(f"{name}/{colour or ''}" for name, colour in names_and_colours))
+    return blake2b(text.encode(), digest_size=8).digest()[0] % _RESIDUES
+
+
+def draw_cast(split: Split, rng: np.random.Generator) -> tuple[Member, ...]:
+    """Draws 2 to 9 objects until their digest belongs to the split."""
+    sprites = atlas()
+    names = sprites.held_out_names if split.held_out_objects else sprites.names
+    styles = sprites.held_out_styles if split.held_out_style else sprites.styles
+    while True:
+        pairs = _draw_names_and_colours(names, rng)
+        if cast_residue(pairs) in split.residues:
+            break
+    if rng.random() < 0.4:  # a scene in one style; otherwise every object has its own
+        styles = (styles[rng.integers(len(styles))],)
+    picks = rng.integers(len(styles), size=len(pairs)).tolist()
+    return tuple(
+        Member(name=name, colour=colour, style=styles[pick]) for (name, colour), pick in zip(pairs, picks, strict=True)
+    )
+
+
+def _draw_names_and_colours(names: tuple[str, ...], rng: np.random.Generator) -> list[tuple[str, str | None]]:
+    weights = np.cumsum(_COUNT_WEIGHTS)
+    count = 2 + int(np.searchsorted(weights, rng.integers(weights[-1]), side="right"))
+    sizes = _group_sizes(count, rng)
+    kinds = rng.choice(len(names), size=len(sizes), replace=False).tolist()
+    pairs: list[tuple[str, str | None]] = []
+    for kind, size in zip(kinds, sizes, strict=True):
+        pairs += [(names[kind], colour) for colour in _draw_colours(size, rng)]
+    return pairs
+
+
+def _group_sizes(count: int, rng: np.random.Generator) -> list[int]:
+    """How many objects there are of each kind."""
+    if rng.random() >= _REPEATED_SHARE:
+        return [1] * count
+    sizes = [min(count, int(rng.choice((2, 3, 4), p=(0.55, 0.3, 0.15))))]
+    if count - sizes[0] >= 3 and rng.random() < 0.25:
+        sizes.append(2)
+    return sizes + [1] * (count - sum(sizes))
+
+
+def _draw_colours(size: int, rng: np.random.Generator) -> list[str | None]:
+    """Colours of the objects of one kind: mostly different from each other."""
+    colours = tuple(COLOURS)
+    share = _TINTED_SHARE if size == 1 else _TINTED_SHARE_OF_REPEATED
+    picks = rng.choice(len(colours), size=size, replace=bool(rng.random() < 0.25)).tolist()
+    if size > 1 and rng.random() < 0.5:  # all of a kind tinted
+        share = 1.0
+    elif size > 1:
+        share = share - 0.2
+    tinted = (rng.random(size) < share).tolist()
+    return [colours[pick] if is_tinted else None for pick, is_tinted in zip(picks, tinted, strict=True)]

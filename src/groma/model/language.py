@@ -1,0 +1,70 @@
+"""Stop 6 of 6: any causal LM of transformers, extended by Groma's tokens without touching its own tables.
+
+B samples, T tokens, D width, V base vocabulary, A added tokens.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+
+class LanguageModel(nn.Module):
+    """A base LM beside separate rows for the added tokens, so that the base can stay frozen.
+
+    Ids below V are the base's; ids from V on are rows of `added_embeddings`, and their logits come from
+    `added_head`: the output vocabulary is [base, added] (golden conventions, "Prompt").
+    """
+
+    def __init__(self, config: PreTrainedConfig, num_added: int) -> None:
+        """`num_added` is A."""
+        super().__init__()
+        self.base = AutoModelForCausalLM.from_config(config)
+        width = self.base.get_input_embeddings().embedding_dim
+        self.added_embeddings = nn.Embedding(num_added, width)
+        self.added_head = nn.Linear(width, num_added, bias=False)
+        self.reset_added_rows()
+
+    @torch.no_grad()
+    def reset_added_rows(self) -> None:
+        """Start the added rows as the mean of the base's rows plus a little noise, so that they can part."""
+        for added, table in (
+            (self.added_embeddings.weight, self.base.get_input_embeddings().weight),
+            (self.added_head.weight, self.base.get_output_embeddings().weight),
+        ):
+            added.copy_(table.mean(0, keepdim=True) + torch.randn_like(added) * table.std())
+
+    @property
+    def base_vocab_size(self) -> int:
+        """V, the rows of the base's embedding."""
+        return self.base.get_input_embeddings().num_embeddings
+
+    @property
+    def hidden_size(self) -> int:
+        """D."""
+        return self.added_embeddings.embedding_dim
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """(...) ids, base and added -> (..., D) word embeddings."""
+        is_added = token_ids >= self.base_vocab_size
+        base = self.base.get_input_embeddings()(token_ids.masked_fill(is_added, 0))
+        added = self.added_embeddings((token_ids - self.base_vocab_size).clamp(min=0))
+        return torch.where(is_added[..., None], added, base)
+
+    def forward(self, embeddings: Tensor, **kwargs: Any) -> tuple[Tensor, Any]:
+        """Run the decoder.
+
+        Args:
+            embeddings: (B, T, D).
+            **kwargs: attention_mask, position_ids, past_key_values, use_cache and whatever else the base takes.
+
+        Returns:
+            (B, T, D) final hidden states, and the key-value cache or None.
+        """
+        output = self.base.get_decoder()(inputs_embeds=embeddings, **kwargs)
+        return output.last_hidden_state, getattr(output, "past_key_values", None)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., V + A) float32 logits."""
+        return torch.cat((self.base.get_output_embeddings()(hidden), self.added_head(hidden)), dim=-1).float()

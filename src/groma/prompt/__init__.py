@@ -1,0 +1,1 @@
+"""The language Groma speaks: dialogues to tokens (`render`) and generated tokens to answers (`parse`)."""

@@ -1,0 +1,51 @@
+"""Prompt splicing and greedy generation against the reference."""
+
+import pytest
+import torch
+from golden_data import TOLERANCES, cases, check, model_of, pixels_of, special_ids
+
+from groma.inference.generate import Decoding, decode
+from groma.model.selection import match_regions, objectness
+from groma.model.splice import pad, splice
+
+BOXES, FEATURES = TOLERANCES["boxes"], TOLERANCES["features"]
+
+
+@pytest.mark.parametrize("case", cases("chat", "refer"))
+@torch.no_grad()
+def test_answer(case):
+    info, arrays, model, tokens = case.info, case.arrays, model_of(case), special_ids(case.info)
+    user = torch.from_numpy(arrays["refer_boxes"]) if "refer_boxes" in arrays else torch.zeros(0, 4)
+    perception = model.perceive(pixels_of(case)[:1])
+    visual = model.tokenize(model.read(perception), user_boxes_cxcywh=[user])
+    regions = visual[0].regions
+    matched = match_regions(user, regions)
+    prompt = arrays["input_ids"].tolist()
+    spliced = splice(
+        prompt,
+        None,
+        refer_regions=matched,
+        ground_regions=torch.zeros(0, dtype=torch.long),
+        num_image_tokens=model.config.num_image_tokens,
+        num_regions=len(regions),
+        tokens=tokens,
+    )
+    numbers = iter(matched.tolist())
+    filled = [tokens.region(next(numbers)) if i == tokens.refer_box else i for i in prompt]
+    batch = pad([spliced], pad_id=tokens.pad, side="left")
+    steps = len(arrays["new_tokens"])
+    decoding = Decoding(max_new_tokens=steps, constrained=False)
+    said = list(decode(model, batch, visual, tokens=tokens, decoding=decoding))
+    scores = torch.cat((objectness(perception.proposals, model.config.selection.source_weights)[0], torch.ones(len(user))))
+    stops = {
+        "candidate_scores": (scores, BOXES),
+        "nms_indices": (regions.candidate, 0),
+        "selected_boxes": (regions.boxes_cxcywh, BOXES),
+        "region_features": (visual[0].features[model.config.num_image_tokens :], FEATURES),
+        "expanded_ids": (spliced.ids, 0),
+        "step_logits": (torch.cat([step.logits for step in said]), FEATURES),
+        "new_tokens": (torch.tensor([step.token_ids[0] for step in said]), 0),
+        "returned_prompt_ids": (torch.tensor(filled), 0),
+    }
+    for name in set(info["arrays"]) - {"input_ids", "refer_boxes", "image"}:
+        check(info, arrays, name, *stops[name])
