@@ -20,7 +20,7 @@ from groma.errors import InputError
 
 COUNT = 300
 SIZE_PX = 168
-UPRIGHT = {"angle": 0.0, "flipped": False, "gain": 1.0, "jitter": np.ones(3, np.float32)}
+UPRIGHT = {"angle": 0.0, "flipped": False, "gain": 1.0, "jitter": (1.0, 1.0, 1.0)}
 
 
 @pytest.fixture(scope="module")

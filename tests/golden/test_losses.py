@@ -99,7 +99,8 @@ def test_language_loss(case):
             )
         )
     batch = pad(samples, pad_id=tokens.pad, side="right")
-    loss, per_token = model(batch, visual)
+    answer = model(batch, visual)
+    loss, per_token = answer.total, answer.per_token
     loss.backward()
     stops = {
         "expanded_ids": (batch.ids, 0),

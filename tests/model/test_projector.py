@@ -43,9 +43,7 @@ def test_projector_is_linear_exact_gelu_linear() -> None:
 def test_published_names_cover_every_parameter() -> None:
     manifest = json.loads((GOLDEN / "manifest_small.json").read_text())
     width, output = manifest["vision_encoder"]["hidden_size"], manifest["language_model"]["hidden_size"]
-    published = {
-        name: t["shape"] for name, t in manifest["tensors"].items() if name.startswith("img_txt_bridge.")
-    }
+    published = {name: t["shape"] for name, t in manifest["tensors"].items() if name.startswith("img_txt_bridge.")}
     renamed = {}
     for name, shape in published.items():
         (prefix,) = [prefix for prefix in PUBLISHED_NAMES if name.startswith(prefix)]

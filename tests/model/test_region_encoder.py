@@ -145,9 +145,7 @@ def slow_fuse(blocks: list[Array], p: dict[str, Array], steps: int, groups: int)
             )
             convolved = slow_conv(np.concatenate(parts), p[f"fusion.steps.{step}.conv.weight"], None)
             name = f"fusion.steps.{step}.gn"
-            mixed.append(
-                np.maximum(slow_group_norm(convolved, groups, p[f"{name}.weight"], p[f"{name}.bias"]), 0)
-            )
+            mixed.append(np.maximum(slow_group_norm(convolved, groups, p[f"{name}.weight"], p[f"{name}.bias"]), 0))
         levels = mixed
     return levels
 
@@ -282,7 +280,7 @@ def test_every_parameter_learns(autocast: bool) -> None:
     torch.cat(tokens).float().square().sum().backward()
     without = [name for name, p in encoder.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert not without
-    assert all(torch.isfinite(p.grad).all() for p in encoder.parameters())
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in encoder.parameters())
 
 
 def test_bfloat16_stays_close() -> None:

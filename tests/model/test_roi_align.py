@@ -36,9 +36,7 @@ def bilinear(plane: Tensor, y: float, x: float) -> float:
     )
 
 
-def slow_roi_align(
-    picture: Tensor, box: Tensor, bins: int, stride: float, samples: int, aligned: bool
-) -> Tensor:
+def slow_roi_align(picture: Tensor, box: Tensor, bins: int, stride: float, samples: int, aligned: bool) -> Tensor:
     """One (C, H, W) map and one box -> (C, bins, bins)."""
     x1, y1, x2, y2 = (value / stride - (0.5 if aligned else 0.0) for value in box.tolist())
     width, height = x2 - x1, y2 - y1
@@ -56,9 +54,7 @@ def slow_roi_align(
 
 
 @pytest.mark.parametrize("aligned", [True, False])
-@pytest.mark.parametrize(
-    ("samples", "bins", "size"), [(2, 3, (7, 9)), (1, 4, (5, 5)), (3, 2, (1, 6)), (2, 1, (2, 1))]
-)
+@pytest.mark.parametrize(("samples", "bins", "size"), [(2, 3, (7, 9)), (1, 4, (5, 5)), (3, 2, (1, 6)), (2, 1, (2, 1))])
 def test_equals_a_loop_over_samples(samples: int, bins: int, size: tuple[int, int], aligned: bool) -> None:
     generator = torch.Generator().manual_seed(samples)
     features = torch.randn(3, 2, *size, generator=generator, dtype=torch.float64)

@@ -131,9 +131,7 @@ def test_pictures_of_a_batch_are_apart() -> None:
 
 def test_a_picture_too_few_is_refused() -> None:
     with pytest.raises(InputError, match="2 pictures, but there are 1"):
-        select_regions(
-            one_picture(apart(2), [0.5, 0.5]), config=config(), user_boxes_cxcywh=[torch.rand(1, 4)] * 2
-        )
+        select_regions(one_picture(apart(2), [0.5, 0.5]), config=config(), user_boxes_cxcywh=[torch.rand(1, 4)] * 2)
 
 
 def test_shuffle_draws_the_order_alone_and_follows_the_seed() -> None:
@@ -165,15 +163,9 @@ def test_regions_carry_no_gradient_and_half_precision_is_lifted() -> None:
 
 
 def test_match_takes_the_first_of_equals_and_survives_boxes_without_area() -> None:
-    boxes = torch.tensor(
-        [[0.2, 0.2, 0.2, 0.2], [0.6, 0.6, 0.2, 0.2], [0.6, 0.6, 0.2, 0.2], [0.9, 0.9, 0.0, 0.0]]
-    )
-    regions = Regions(
-        boxes_cxcywh=boxes, scores=torch.ones(4), candidate=torch.arange(4), num_proposals=4, num_user=0
-    )
-    asked = torch.tensor(
-        [[0.6, 0.6, 0.2, 0.2], [0.25, 0.2, 0.2, 0.2], [0.9, 0.9, 0.0, 0.0], [0.9, 0.1, 0.1, 0.1]]
-    )
+    boxes = torch.tensor([[0.2, 0.2, 0.2, 0.2], [0.6, 0.6, 0.2, 0.2], [0.6, 0.6, 0.2, 0.2], [0.9, 0.9, 0.0, 0.0]])
+    regions = Regions(boxes_cxcywh=boxes, scores=torch.ones(4), candidate=torch.arange(4), num_proposals=4, num_user=0)
+    asked = torch.tensor([[0.6, 0.6, 0.2, 0.2], [0.25, 0.2, 0.2, 0.2], [0.9, 0.9, 0.0, 0.0], [0.9, 0.1, 0.1, 0.1]])
     assert match_regions(asked, regions).tolist() == [1, 0, 0, 0]
     assert match_regions(torch.empty(0, 4), regions).tolist() == []
 
@@ -271,16 +263,14 @@ def test_golden_decisions(configuration: str, case: str) -> None:
     user = torch.from_numpy(arrays["refer_boxes"]) if "refer_boxes" in arrays else torch.empty(0, 4)
     annotated = torch.from_numpy(arrays["ground_boxes"]) if "ground_boxes" in arrays else torch.empty(0, 4)
 
-    fused = objectness(proposals, settings.source_weights)[0].numpy()
+    fused = objectness(proposals, settings.source_weights or {})[0].numpy()
     np.testing.assert_allclose(fused, arrays["candidate_scores"][: len(fused)], atol=1e-6)
     (regions,) = select_regions(
         proposals, config=settings, user_boxes_cxcywh=[user], annotated_boxes_cxcywh=[annotated]
     )
     assert regions.candidate.tolist() == arrays["nms_indices"].tolist()
     np.testing.assert_allclose(regions.boxes_cxcywh.numpy(), arrays["selected_boxes"], atol=1e-6)
-    np.testing.assert_allclose(
-        regions.scores.numpy(), arrays["candidate_scores"][arrays["nms_indices"]], atol=1e-6
-    )
+    np.testing.assert_allclose(regions.scores.numpy(), arrays["candidate_scores"][arrays["nms_indices"]], atol=1e-6)
     matched = regions.candidate[match_regions(user, regions)].tolist()
     own = range(len(fused), len(fused) + len(user))
     assert all(found == row for row, found in zip(own, matched, strict=True) if row in regions.candidate)

@@ -50,6 +50,13 @@ def test_added_tokens_that_are_only_markup_stay_text_too(qwen_like):
     assert markup.isdisjoint(ids)
 
 
+def test_typed_added_tokens_are_encoded_like_any_other_text(byte_bpe):
+    backend = Tokenizer.from_str(byte_bpe._backend.to_str())
+    backend.add_special_tokens(["<USER>"])
+    tokenizer = FastPromptTokenizer(backend, bos="<s>", eos="</s>")
+    assert [tokenizer.token_name(i) for i in tokenizer.encode_piece("<USER>", first=False)] == ["<", "USER", ">"]
+
+
 @pytest.mark.parametrize("text", ADVERSARIAL, ids=lambda text: ascii(text[:30]))
 def test_adversarial_text_comes_back(lossless_family, text):
     tokenizer, gives_back = lossless_family
@@ -301,6 +308,10 @@ def test_from_transformers(llama3_like):
     assert wrapped.special.num_regions == 5
     assert wrapped.chat_template == llama3_like.chat_template
     assert wrapped.encode_piece("a </s>", first=False) == llama3_like.encode_piece("a </s>", first=False)
+    family.chat_template = {"tool_use": "other", "default": "template"}
+    assert FastPromptTokenizer.from_transformers(family).chat_template == "template"
+    with pytest.raises(InputError, match="names no eos_token"):
+        FastPromptTokenizer.from_transformers(PreTrainedTokenizerFast(tokenizer_object=llama3_like._backend))
 
 
 @pytest.mark.parametrize("place", ["text", "list", "file"])

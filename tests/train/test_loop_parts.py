@@ -3,6 +3,9 @@
 import io
 import json
 import math
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,11 @@ from torch import nn
 from toy_stage import Stream, Toy, toy_config
 
 from groma.errors import CheckpointError, InputError
+from groma.train import distributed
 from groma.train.average import WeightAverage
 from groma.train.config import LoopConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
 from groma.train.distributed import World, current_world
+from groma.train.interruption import interruptions
 from groma.train.loop import train
 from groma.train.metrics import Meter, MetricsLog
 from groma.train.objective import Objective, ParameterGroup
@@ -60,7 +65,7 @@ def test_schedule_rises_to_the_peak_and_falls_to_the_floor() -> None:
     assert factors[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
     assert factors[10] == 1.0
     assert factors[55] == pytest.approx(0.6)  # half way down
-    assert all(a > b for a, b in zip(factors[10:], factors[11:], strict=False))
+    assert all(a > b for a, b in pairwise(factors[10:]))
     assert learning_rate_factor(config, 100, 100) == pytest.approx(0.2)
     assert factors[99] == pytest.approx(0.2, abs=1e-3)
     constant = ScheduleConfig(final_fraction=1.0)
@@ -208,3 +213,31 @@ def test_torchrun_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "x")
     with pytest.raises(InputError, match="environment variable RANK must be a whole number, got 'x'"):
         current_world()
+
+
+def test_buckets_hold_every_gradient_once_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "BUCKET_ELEMENTS", 10)
+    sizes = (4, 6, 1, 25, 3, 3)
+    tensors = [torch.zeros(size) for size in sizes] + [torch.zeros(2, dtype=torch.float64)]
+    buckets = list(distributed._buckets(tensors))
+    assert [[tensor.numel() for tensor in bucket] for bucket in buckets] == [[4, 6], [1], [25], [3, 3], [2]]
+    assert list(distributed._buckets([])) == []
+
+
+def test_a_second_ctrl_c_ends_at_once_where_allowed() -> None:
+    with pytest.raises(KeyboardInterrupt), interruptions(can_force=True) as event:
+        signal.raise_signal(signal.SIGINT)
+        assert event.is_set()
+        signal.raise_signal(signal.SIGINT)
+    with interruptions(can_force=False) as event:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert event.is_set()
+
+
+def test_training_works_outside_the_main_thread(tmp_path: Path) -> None:
+    """Where signal handlers cannot be set."""
+    quiet = Console(file=io.StringIO())
+    with ThreadPoolExecutor() as pool:
+        result = pool.submit(train, Toy(), Stream(), toy_config(), out=tmp_path, console=quiet).result()
+    assert result.finished

@@ -85,9 +85,9 @@ def test_resuming_is_bit_exact(tmp_path: Path, optimizer: str, precision: str, p
 
 def test_training_moves_the_weights_and_lowers_the_loss(tmp_path: Path) -> None:
     """Without this the comparisons above could be between runs that do nothing."""
-    toy, _ = run(tmp_path, toy=Toy(), steps=120, log_every=20)
-    first, *_, last = records(tmp_path)
-    assert last["loss"] < 0.6 * first["loss"]
+    toy, _ = run(tmp_path, toy=Toy(), steps=200, log_every=20)
+    _, first, *_, last = records(tmp_path)  # the very first line is of one step alone
+    assert last["loss"] < 0.5 * first["loss"]
     assert not torch.equal(toy.weights()["heads.right.weight"], Toy().weights()["heads.right.weight"])
     assert torch.equal(toy.weights()["frozen.weight"], Toy().weights()["frozen.weight"])
 

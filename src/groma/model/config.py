@@ -4,11 +4,15 @@ The defaults are the published 7B model's (arXiv 2404.13013, section 3 and appen
 package repeats one of these numbers: a smaller model is another configuration, not other code.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from transformers import AutoConfig, Dinov2Config, LlamaConfig, PreTrainedConfig
 
 Geometry = Literal["released", "corrected"]
+Part = TypeVar("Part", bound=PreTrainedConfig)
+
+NOT_STORED = frozenset({"transformers_version", "stage_names", "out_features", "out_indices"})
+"""Values of a part that do not shape it: they belong to the whole, or say what backbones of detectors return."""
 
 
 class ProposerConfig(PreTrainedConfig):
@@ -104,10 +108,10 @@ class SelectionConfig(PreTrainedConfig):
 
 
 class GromaConfig(PreTrainedConfig):
-    """The whole model. Parts may be given as configurations or as dictionaries."""
+    """The whole model. Parts may be given as configurations or as dictionaries; they are held as configurations."""
 
     model_type = "groma"
-    sub_configs: ClassVar[dict[str, Any]] = {
+    sub_configs: ClassVar[dict[str, Any]] = {  # pyright: ignore[reportIncompatibleMethodOverride]
         "encoder": Dinov2Config,
         "proposer": ProposerConfig,
         "selection": SelectionConfig,
@@ -115,17 +119,40 @@ class GromaConfig(PreTrainedConfig):
         "language": AutoConfig,
     }
 
-    encoder: dict | PreTrainedConfig | None = None
-    proposer: dict | PreTrainedConfig | None = None
-    selection: dict | PreTrainedConfig | None = None
-    region_encoder: dict | PreTrainedConfig | None = None
-    language: dict | PreTrainedConfig | None = None
+    if TYPE_CHECKING:  # what the parts are once they are built; transformers checks the other types at run time
+        encoder: Dinov2Config = Dinov2Config()
+        proposer: ProposerConfig = ProposerConfig()
+        selection: SelectionConfig = SelectionConfig()
+        region_encoder: RegionEncoderConfig = RegionEncoderConfig()
+        language: PreTrainedConfig = LlamaConfig()
+    else:
+        encoder: dict | PreTrainedConfig | None = None
+        proposer: dict | PreTrainedConfig | None = None
+        selection: dict | PreTrainedConfig | None = None
+        region_encoder: dict | PreTrainedConfig | None = None
+        language: dict | PreTrainedConfig | None = None
     image_size: int = 448
     """Side in pixels that every picture is resized to; the encoder's own trained size may differ."""
     chat_format: str = "vicuna"
     """Name of the prompt's format, a key of groma.prompt.CHAT_FORMATS."""
     provenance: dict | None = None
     """Where the weights come from: stages, data, seed, commands. Shown by `groma info`."""
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            encoder: dict[str, Any] | Dinov2Config | None = None,
+            proposer: dict[str, Any] | ProposerConfig | None = None,
+            selection: dict[str, Any] | SelectionConfig | None = None,
+            region_encoder: dict[str, Any] | RegionEncoderConfig | None = None,
+            language: dict[str, Any] | PreTrainedConfig | None = None,
+            image_size: int = 448,
+            chat_format: str = "vicuna",
+            provenance: dict[str, Any] | None = None,
+            **kwargs: Any,
+        ) -> None: ...
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.encoder = _part(self.encoder, Dinov2Config)
@@ -141,17 +168,36 @@ class GromaConfig(PreTrainedConfig):
         return 14 + self.selection.max_regions
 
     @property
+    def patch_size(self) -> int:
+        """Side of the encoder's patches in pixels."""
+        side = self.encoder.patch_size
+        if not isinstance(side, int):
+            raise ValueError(f"encoder.patch_size must be one number, as patches are squares here, got {side}")
+        return side
+
+    @property
     def grid_size(self) -> int:
         """Patches along each side of the resized picture."""
-        return self.image_size // self.encoder.patch_size
+        return self.image_size // self.patch_size
 
     @property
     def num_image_tokens(self) -> int:
         """Tokens that stand for the picture: one for each 2x2 block of patches."""
         return (self.grid_size // 2) ** 2
 
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What config.json holds: every value that shapes the model, and none of transformers' general ones.
 
-def _part(value: dict | PreTrainedConfig | None, kind: type[PreTrainedConfig]) -> PreTrainedConfig:
+        Values that equal a default are written all the same: defaults change from release to release.
+        """
+        values = super().to_diff_dict()
+        for name in self.sub_configs:
+            part = getattr(self, name).to_diff_dict()
+            values[name] = {key: value for key, value in part.items() if key not in NOT_STORED}
+        return values
+
+
+def _part(value: dict[str, Any] | Part | None, kind: type[Part]) -> Part:
     if value is None:
         return kind()
     return kind(**value) if isinstance(value, dict) else value

@@ -55,9 +55,7 @@ def sine_positions(shape: tuple[int, int], width: int, *, device: torch.device) 
 
     Coordinates are (k + 0.5) / (n + 1e-6) * 2 pi (golden conventions, "Proposer").
     """
-    y, x = (
-        (torch.arange(n, device=device, dtype=torch.float32) + 0.5) / (n + 1e-6) * (2 * math.pi) for n in shape
-    )
+    y, x = ((torch.arange(n, device=device, dtype=torch.float32) + 0.5) / (n + 1e-6) * (2 * math.pi) for n in shape)
     y, x = torch.meshgrid(y, x, indexing="ij")
     return torch.cat((sine_features(y, width // 2), sine_features(x, width // 2)), dim=-1).flatten(0, 1)
 
@@ -91,9 +89,7 @@ class DeformableAttention(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def forward(
-        self, queries: Tensor, references: Tensor, values: Tensor, shapes: Sequence[tuple[int, int]]
-    ) -> Tensor:
+    def forward(self, queries: Tensor, references: Tensor, values: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
         """Attend.
 
         Args:
@@ -114,9 +110,7 @@ class DeformableAttention(nn.Module):
         values = self.value_proj(values).unflatten(-1, (self.num_heads, -1))
         return self.output_proj(_sample_and_sum(values, locations, weights, shapes).to(values.dtype))
 
-    def _locations(
-        self, references: Tensor, offsets: Tensor, shapes: Sequence[tuple[int, int]]
-    ) -> Tensor:
+    def _locations(self, references: Tensor, offsets: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
         """(B, Q, M, L, P, 2) normalized sampling points."""
         centres = references[:, :, None, None, None, :2]
         if references.shape[-1] == 2:  # the encoder: offsets are in cells of the level
@@ -126,16 +120,14 @@ class DeformableAttention(nn.Module):
         return centres + offsets / self.num_points * sizes * 0.5
 
 
-def _sample_and_sum(
-    values: Tensor, locations: Tensor, weights: Tensor, shapes: Sequence[tuple[int, int]]
-) -> Tensor:
+def _sample_and_sum(values: Tensor, locations: Tensor, weights: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
     """Bilinear samples (align_corners false, zero outside), weighted and summed -> (B, Q, D), float32.
 
     values (B, S, M, D/M); locations (B, Q, M, L, P, 2); weights (B, Q, M, L, P).
     """
     batch, num_queries, num_heads = locations.shape[:3]
     levels = values.float().split([height * width for height, width in shapes], dim=1)
-    total = 0.0
+    total = values.new_zeros(())
     for index, (level, (height, width)) in enumerate(zip(levels, shapes, strict=True)):
         maps = level.permute(0, 2, 3, 1).reshape(batch * num_heads, -1, height, width)
         points = locations[:, :, :, index].transpose(1, 2).flatten(0, 1)  # (BM, Q, P, 2)

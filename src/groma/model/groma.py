@@ -78,6 +78,20 @@ class VisualTokens:
     """(N + R, D) image tokens, then one token a region"""
 
 
+@dataclass(frozen=True, slots=True)
+class AnswerLoss:
+    """Next-token loss on answers; K supervised tokens, sample by sample in order."""
+
+    total: Tensor
+    """() summed loss over the divisor"""
+    per_token: Tensor
+    """(K,) negative log-likelihoods"""
+    predicted: Tensor
+    """(K,) the likeliest tokens"""
+    targets: Tensor
+    """(K,) the right tokens"""
+
+
 class GromaModel(PreTrainedModel):
     """Groma as a transformers model: `from_pretrained`, `save_pretrained`, device maps and peft work."""
 
@@ -86,7 +100,7 @@ class GromaModel(PreTrainedModel):
     main_input_name = "pixel_values"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules = ("Dinov2Layer", "EncoderLayer", "DecoderLayer", "LlamaDecoderLayer")
+    _no_split_modules = ["Dinov2Layer", "EncoderLayer", "DecoderLayer", "LlamaDecoderLayer"]  # noqa: RUF012
 
     def __init__(self, config: GromaConfig) -> None:
         """Build all parts with fresh weights."""
@@ -100,7 +114,7 @@ class GromaModel(PreTrainedModel):
             config.region_encoder,
             feature_dim=config.encoder.hidden_size,
             image_size=config.image_size,
-            patch_size=config.encoder.patch_size,
+            patch_size=config.patch_size,
             output_dim=self.language.hidden_size,
         )
         self.projector = ImageProjector(config.encoder.hidden_size, self.language.hidden_size)
@@ -179,16 +193,13 @@ class GromaModel(PreTrainedModel):
 
     def forward(
         self, batch: SplicedBatch, visual: Sequence[VisualTokens], *, total_tokens: float | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> AnswerLoss:
         """Next-token loss on the answers.
 
         Args:
             batch: B spliced prompts with labels.
             visual: tokens of their B pictures.
             total_tokens: divisor of the summed loss; None: the supervised tokens of this batch.
-
-        Returns:
-            () loss, and (K,) negative log-likelihood of each supervised token, sample by sample in order.
         """
         embeddings = self.embed(batch, visual)
         hidden, _ = self.language(
@@ -201,7 +212,8 @@ class GromaModel(PreTrainedModel):
         taught = targets != IGNORE_INDEX
         logits = self.language.logits(hidden[:, :-1][taught])  # only where there is something to learn
         losses = F.cross_entropy(logits, targets[taught], reduction="none")
-        return losses.sum() / (total_tokens or max(len(losses), 1)), losses
+        total = losses.sum() / (total_tokens or max(len(losses), 1))
+        return AnswerLoss(total, losses, logits.argmax(-1), targets[taught])
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -209,4 +221,3 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     if mask.ndim == 2:
         return mask
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
-

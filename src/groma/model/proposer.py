@@ -4,7 +4,10 @@ B pictures, S positions of all levels, Q queries, D width, L decoder layers (fea
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -75,9 +78,10 @@ class BoxHead(nn.Module):
         """`hidden` is the width of the two inner layers."""
         super().__init__()
         sizes = (d_model, hidden, hidden, 4)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.zeros_(self.layers[-1].bias)
+        layers = [nn.Linear(a, b) for a, b in pairwise(sizes)]
+        nn.init.zeros_(layers[-1].weight)
+        nn.init.zeros_(layers[-1].bias)
+        self.layers = nn.ModuleList(layers)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., 4)."""
@@ -114,16 +118,12 @@ class RegionProposer(nn.Module):
             for _ in range(config.decoder_layers)
         )
         # one box head more than decoder layers: the last one is the encoder's
-        self.box_heads = nn.ModuleList(
-            BoxHead(width, config.box_head_dim) for _ in range(config.decoder_layers + 1)
-        )
-        self.object_heads = nn.ModuleDict(
-            {
-                source: nn.ModuleList(nn.Linear(width, 1) for _ in range(config.decoder_layers))
-                for source in config.sources
-            }
-        )
-        for head in (self.proposal_head, *(h for heads in self.object_heads.values() for h in heads)):
+        self.box_heads = nn.ModuleList(BoxHead(width, config.box_head_dim) for _ in range(config.decoder_layers + 1))
+        object_heads = {
+            source: [nn.Linear(width, 1) for _ in range(config.decoder_layers)] for source in config.sources
+        }
+        self.object_heads = nn.ModuleDict({source: nn.ModuleList(heads) for source, heads in object_heads.items()})
+        for head in (self.proposal_head, *(head for heads in object_heads.values() for head in heads)):
             nn.init.constant_(head.bias, -math.log(99))  # start at probability 0.01 (focal loss, section 4.1)
 
     def forward(self, maps: FeatureMaps) -> ProposerOutput:
@@ -137,7 +137,7 @@ class RegionProposer(nn.Module):
         references, boxes_cxcywh = self.read_boxes(hidden, top_box_logits.sigmoid())
         object_logits = {
             source: torch.stack([head(h)[..., 0].float() for head, h in zip(heads, hidden, strict=True)])
-            for source, heads in self.object_heads.items()
+            for source, heads in cast(Mapping[str, nn.ModuleList], self.object_heads).items()
         }
         return ProposerOutput(
             pyramid_shapes=pyramid.shapes,
@@ -172,9 +172,7 @@ class RegionProposer(nn.Module):
             hidden = layer(hidden, pyramid, centres)
         return hidden
 
-    def score_positions(
-        self, memory: Tensor, shapes: tuple[tuple[int, int], ...]
-    ) -> tuple[Tensor, Tensor]:
+    def score_positions(self, memory: Tensor, shapes: tuple[tuple[int, int], ...]) -> tuple[Tensor, Tensor]:
         """(B, S, D) -> (B, S) objectness logits and (B, S, 4) box logits of every position's first guess."""
         guesses = _first_guesses(shapes, memory.device)  # (S, 4)
         inside = ((guesses > BORDER) & (guesses < 1 - BORDER)).all(-1)
@@ -182,9 +180,7 @@ class RegionProposer(nn.Module):
         features = self.proposal_norm(self.proposal_proj(memory * inside[:, None]))
         return self.proposal_head(features)[..., 0].float(), self.box_heads[-1](features) + guess_logits
 
-    def decode(
-        self, memory: Tensor, initial_boxes_cxcywh: Tensor, shapes: tuple[tuple[int, int], ...]
-    ) -> Tensor:
+    def decode(self, memory: Tensor, initial_boxes_cxcywh: Tensor, shapes: tuple[tuple[int, int], ...]) -> Tensor:
         """Mixed query selection (learned content, proposal position) and the decoder -> (L, B, Q, D)."""
         batch, num_queries, _ = initial_boxes_cxcywh.shape
         features = sine_features(initial_boxes_cxcywh * (2 * math.pi), self.config.d_model // 2).flatten(2)

@@ -93,8 +93,16 @@ class FastPromptTokenizer(PromptTokenizer):
     def from_transformers(
         cls, tokenizer: Any, *, base_vocab_size: int | None = None, num_regions: int = PUBLISHED_REGIONS
     ) -> Self:
-        """Wrap a `PreTrainedTokenizerFast` with its special tokens and chat template."""
+        """Wrap a `PreTrainedTokenizerFast` with its special tokens and chat template.
+
+        Raises:
+            InputError: As the constructor; or no token ends an answer.
+        """
+        if tokenizer.eos_token is None:
+            raise InputError("the tokenizer names no eos_token, so an answer could never end; set one")
         template = tokenizer.chat_template
+        if isinstance(template, dict):  # several templates by name
+            template = template.get("default")
         return cls(
             tokenizer.backend_tokenizer,
             eos=tokenizer.eos_token,
@@ -102,7 +110,7 @@ class FastPromptTokenizer(PromptTokenizer):
             unk=tokenizer.unk_token,
             base_vocab_size=base_vocab_size,
             num_regions=num_regions,
-            chat_template=template if isinstance(template, str) else None,
+            chat_template=template,
         )
 
     @classmethod
@@ -154,7 +162,9 @@ class FastPromptTokenizer(PromptTokenizer):
         if token is None:  # a row of the model's embedding that no token uses
             return b""
         if self._byte_of_char is not None:
-            return bytes(self._byte_of_char[char] for char in token)
+            if self._byte_of_char.keys() >= set(token):
+                return bytes(self._byte_of_char[char] for char in token)
+            return token.encode("utf-8")  # a token that no text is encoded with
         if re.fullmatch(r"<0x[0-9A-F]{2}>", token):
             return bytes([int(token[3:5], 16)])
         return token.replace(_BLANK_MARK, " ").encode("utf-8")

@@ -49,6 +49,10 @@ class Detection(Objective):
         total = weighted_total(terms, self.config)
         return Losses(total, {name: value.detach() for name, value in terms.items()})
 
+    def parts(self) -> dict[str, nn.Module]:
+        """See Objective."""
+        return {"encoder": self.encoder, "proposer": self.proposer}
+
     def parameter_groups(self) -> list[ParameterGroup]:
         """The proposer, and the encoder where it goes on learning."""
         groups = parameter_groups("proposer", self.proposer)

@@ -329,7 +329,7 @@ class Trainer:
         if resume == "never":
             if existing:
                 raise InputError(
-                    f"{self.out} holds a run already ({max(existing)} steps): resume it, or choose another."
+                    f"{self.out} holds a run already ({max(existing)} steps): resume it, or choose another folder."
                 )
             return None
         checkpoint = read_checkpoint(Path(resume))

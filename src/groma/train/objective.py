@@ -62,8 +62,13 @@ class Objective(nn.Module, ABC):
             total_weight: Sum of `weight` over all micro-batches of all processes of this step; 1 if that sum is 0.
 
         Returns:
-            Losses divided by `total_weight`.
+            Losses divided by `total_weight`. In a step all processes see the same source; parameters of other
+            sources get no gradient and are left alone.
         """
+
+    @abstractmethod
+    def parts(self) -> dict[str, nn.Module]:
+        """Name -> module: what this stage hands on to the next, frozen parts included, throw-away heads not."""
 
     @abstractmethod
     def parameter_groups(self) -> list[ParameterGroup]:

@@ -105,6 +105,10 @@ class EncoderPretraining(Objective):
         boxes_cxcywh = (self.box_head(features) + torch.logit(guesses)).sigmoid()
         return HeadOutput("", self.object_head(features)[..., 0].float(), boxes_cxcywh)
 
+    def parts(self) -> dict[str, nn.Module]:
+        """See Objective."""
+        return {"encoder": self.encoder}
+
     def parameter_groups(self) -> list[ParameterGroup]:
         """The encoder, and the heads that are thrown away."""
         heads = nn.ModuleList((self.norm, self.name_head, self.colour_head, self.object_head, self.box_head))

@@ -1,8 +1,11 @@
 """Complete configurations, each a function. A variant calls one and replaces what it changes."""
 
+from dataclasses import replace
+
 from groma.model.config import GromaConfig
 from groma.train.config import LoopConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
 from groma.train.detection_loss import DetectionLossConfig
+from groma.train.language import LanguageConfig
 from groma.train.stage import SceneData, StageConfig
 
 
@@ -35,9 +38,9 @@ def tiny_config() -> GromaConfig:
             "roi_dim": 256,
             "position_hidden_dim": 64,
             "position_scale": 0.5,
-            "num_fuse_steps": 2,
+            "num_fuse_steps": 1,
             "group_norm_groups": 16,
-            "upsample": (2, 2, 1),
+            "upsample": (2, 1, 1),
         },
         language={
             "model_type": "llama",
@@ -54,6 +57,10 @@ def tiny_config() -> GromaConfig:
 
 
 MODELS = {"tiny": tiny_config}
+"""Name of an architecture -> its configuration."""
+
+TOKENIZER = "src/groma/assets/groma-tiny"
+"""Folder of the small model's tokenizer, made by scripts/make_tiny_tokenizer.py."""
 
 
 def _tiny_training(steps: int, *, lr: float, muon_lr: float, seed: int = 0) -> TrainingConfig:
@@ -64,12 +71,12 @@ def _tiny_training(steps: int, *, lr: float, muon_lr: float, seed: int = 0) -> T
     )
 
 
-def tiny_pretrain_small() -> StageConfig:
-    """Dense encoder pretraining on small pictures: objects of 16 to 80 px, a grid of 10 x 10 patches."""
+def tiny_pretrain_crops() -> StageConfig:
+    """Dense encoder pretraining on close-ups, one for each object: a grid of 5 x 5 patches, easy to begin with."""
     return StageConfig(
         stage="pretrain",
-        data=SceneData(batch_size=32, size_px=160, seed=1),
-        training=_tiny_training(4000, lr=1e-3, muon_lr=2e-3),
+        data=SceneData(batch_size=24, size_px=224, crop_px=80, seed=1),
+        training=_tiny_training(3000, lr=1e-3, muon_lr=2e-3),
     )
 
 
@@ -92,9 +99,43 @@ def tiny_detect() -> StageConfig:
     )
 
 
+def tiny_speak() -> StageConfig:
+    """The language model on imagined regions: words, the grammar of answers, finding the region that fits."""
+    return StageConfig(
+        stage="speak",
+        data=SceneData(batch_size=16, size_px=64, seed=4),
+        training=_tiny_training(1500, lr=1e-3, muon_lr=2e-3),
+        tokenizer=TOKENIZER,
+    )
+
+
+def tiny_align() -> StageConfig:
+    """Stage 2: projector, region encoder and added token rows; the language model is frozen."""
+    return StageConfig(
+        stage="align",
+        data=SceneData(batch_size=16, size_px=224, seed=5),
+        training=_tiny_training(600, lr=1e-3, muon_lr=2e-3),
+        tokenizer=TOKENIZER,
+    )
+
+
+def tiny_instruct() -> StageConfig:
+    """Stage 3: the language model as well."""
+    return replace(
+        tiny_align(),
+        stage="instruct",
+        data=SceneData(batch_size=16, size_px=224, seed=5),
+        training=_tiny_training(2000, lr=7e-4, muon_lr=1.4e-3),
+        language=LanguageConfig(train_language=True),
+    )
+
+
 RECIPES = {
-    "tiny-pretrain-small": tiny_pretrain_small,
+    "tiny-pretrain-crops": tiny_pretrain_crops,
     "tiny-pretrain": tiny_pretrain,
     "tiny-detect": tiny_detect,
+    "tiny-speak": tiny_speak,
+    "tiny-align": tiny_align,
+    "tiny-instruct": tiny_instruct,
 }
 """Name of a recipe -> the function that makes it."""

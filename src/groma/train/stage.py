@@ -5,9 +5,33 @@ from typing import Any, Literal
 
 from groma.train.config import TrainingConfig
 from groma.train.detection_loss import DetectionLossConfig
+from groma.train.imagination import ImaginationConfig
+from groma.train.language import LanguageConfig
 from groma.train.pretraining import PretrainingConfig
 
-Stage = Literal["pretrain", "detect", "align", "instruct"]
+Stage = Literal["pretrain", "detect", "speak", "align", "instruct"]
+
+LANGUAGE_STAGES = ("speak", "align", "instruct")
+"""Stages that learn from questions and answers."""
+
+QUESTIONS = {
+    "refer_name": 1.0,
+    "refer_colour": 0.7,
+    "refer_attribute": 1.5,
+    "refer_relation": 3.0,
+    "refer_ordinal": 1.5,
+    "locate_all": 1.5,
+    "absent": 1.5,
+    "describe": 2.0,
+    "compare": 0.5,
+    "caption": 1.0,
+    "summary": 0.2,
+    "count": 0.4,
+    "exists": 0.6,
+    "colour": 0.4,
+    "conversation": 0.7,
+}
+"""Kind of question -> how often it is drawn. Relations are possible in a quarter of the scenes only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,8 +44,16 @@ class SceneData:
     """Side of the pictures."""
     seed: int = 0
     """Which series of scenes; runs that follow each other should see different ones."""
+    crop_px: int | None = None
+    """Train on one close-up of this side for every object instead of whole scenes; None: scenes."""
     sources: tuple[str, ...] = ("coco", "sa1b")
     """Objectness heads that are taught in turn."""
+    kinds: dict[str, float] = field(default_factory=lambda: dict(QUESTIONS))
+    """Language stages: kind of question -> weight."""
+    questions: int = 8
+    """Language stages: questions about each picture."""
+    perceptions: str = ""
+    """Language stages: folder of pictures perceived before (groma.train.perceptions); "": perceive each anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +72,12 @@ class StageConfig:
     """Losses of stage "pretrain"."""
     detection: DetectionLossConfig = field(default_factory=DetectionLossConfig)
     """Losses of stage "detect"."""
+    imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
+    """What stage "speak" imagines."""
+    language: LanguageConfig = field(default_factory=LanguageConfig)
+    """What stages "align" and "instruct" train."""
+    tokenizer: str = ""
+    """Language stages: folder of the tokenizer."""
     encoder_lr_scale: float = 0.0
     """Stage "detect": factor on the learning rate of the encoder; 0 keeps it frozen, as published."""
 

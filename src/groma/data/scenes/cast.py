@@ -18,8 +18,8 @@ from groma.errors import InputError
 _RESIDUES = 8
 _COUNT_WEIGHTS = (10, 14, 16, 17, 15, 12, 9, 7)  # of 2, 3, ... 9 objects
 _REPEATED_SHARE = 0.46  # scenes with at least two of one kind
-_TINTED_SHARE = 0.56
-_TINTED_SHARE_OF_REPEATED = 0.72  # so that "the red dog" among other dogs is common
+_TINTED_SHARE = 0.55  # of objects; more of those that are repeated, so that "the red dog" among dogs is common
+_COLOUR_NAMES = tuple(COLOURS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,9 +90,14 @@ def _draw_names_and_colours(names: tuple[str, ...], rng: np.random.Generator) ->
     count = 2 + int(np.searchsorted(weights, rng.integers(weights[-1]), side="right"))
     sizes = _group_sizes(count, rng)
     kinds = rng.choice(len(names), size=len(sizes), replace=False).tolist()
+    picks = rng.integers(len(COLOURS), size=len(sizes)).tolist()
+    tinted = (rng.random(len(sizes)) < _TINTED_SHARE).tolist()
     pairs: list[tuple[str, str | None]] = []
-    for kind, size in zip(kinds, sizes, strict=True):
-        pairs += [(names[kind], colour) for colour in _draw_colours(size, rng)]
+    for kind, size, pick, is_tinted in zip(kinds, sizes, picks, tinted, strict=True):
+        if size == 1:
+            pairs.append((names[kind], _COLOUR_NAMES[pick] if is_tinted else None))
+        else:
+            pairs += [(names[kind], colour) for colour in _draw_group_colours(size, rng)]
     return pairs
 
 
@@ -100,20 +105,16 @@ def _group_sizes(count: int, rng: np.random.Generator) -> list[int]:
     """How many objects there are of each kind."""
     if rng.random() >= _REPEATED_SHARE:
         return [1] * count
-    sizes = [min(count, int(rng.choice((2, 3, 4), p=(0.55, 0.3, 0.15))))]
+    draw = rng.random()
+    sizes = [min(count, 2 if draw < 0.55 else 3 if draw < 0.85 else 4)]
     if count - sizes[0] >= 3 and rng.random() < 0.25:
         sizes.append(2)
     return sizes + [1] * (count - sum(sizes))
 
 
-def _draw_colours(size: int, rng: np.random.Generator) -> list[str | None]:
-    """Colours of the objects of one kind: mostly different from each other."""
-    colours = tuple(COLOURS)
-    share = _TINTED_SHARE if size == 1 else _TINTED_SHARE_OF_REPEATED
-    picks = rng.choice(len(colours), size=size, replace=bool(rng.random() < 0.25)).tolist()
-    if size > 1 and rng.random() < 0.5:  # all of a kind tinted
-        share = 1.0
-    elif size > 1:
-        share = share - 0.2
+def _draw_group_colours(size: int, rng: np.random.Generator) -> list[str | None]:
+    """Colours of several objects of one kind: mostly different from each other, half of the time all tinted."""
+    picks = rng.choice(len(COLOURS), size=size, replace=bool(rng.random() < 0.25)).tolist()
+    share = 1.0 if rng.random() < 0.5 else _TINTED_SHARE
     tinted = (rng.random(size) < share).tolist()
-    return [colours[pick] if is_tinted else None for pick, is_tinted in zip(picks, tinted, strict=True)]
+    return [_COLOUR_NAMES[pick] if is_tinted else None for pick, is_tinted in zip(picks, tinted, strict=True)]

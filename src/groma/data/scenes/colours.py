@@ -1,5 +1,7 @@
 """The ten colours of the scenes, and how a sprite is tinted without losing its shading."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,7 +29,7 @@ _LIGHT_OF = {
 }  # would otherwise pass for another colour
 
 
-def tint_ramp(colour: str, jitter: NDArray[np.float32]) -> NDArray[np.float32]:
+def tint_ramp(colour: str, jitter: Sequence[float]) -> NDArray[np.float32]:
     """The linear pieces of a tint, to be applied to premultiplied shades.
 
     With shade s in 0..1 and opacity A (0..255), a pixel is A * dark + 2 min(s, .5) A * (middle - dark) +
@@ -35,12 +37,13 @@ def tint_ramp(colour: str, jitter: NDArray[np.float32]) -> NDArray[np.float32]:
 
     Args:
         colour: One of COLOURS.
-        jitter: (3,) factors on the middle tone, a few percent around 1.
+        jitter: Three factors on the middle tone, a few percent around 1.
 
     Returns:
         (3, 3) rows for A, min(s, .5) A and max(s - .5, 0) A; columns red, green, blue; for A in 0..255.
     """
-    middle = np.minimum(np.asarray(COLOURS[colour]) / 255 * jitter, 1).astype(np.float32)
-    dark = _SHADOW * middle
-    light = middle + _LIGHT_OF.get(colour, _LIGHT) * (1 - middle)
-    return np.stack((dark, 2 * (middle - dark), 2 * (light - middle)))
+    towards_white = _LIGHT_OF.get(colour, _LIGHT)
+    middle = [min(tone * factor / 255, 1) for tone, factor in zip(COLOURS[colour], jitter, strict=True)]
+    to_middle = [2 * (1 - _SHADOW) * tone for tone in middle]
+    to_light = [2 * towards_white * (1 - tone) for tone in middle]
+    return np.asarray(([_SHADOW * tone for tone in middle], to_middle, to_light), np.float32)

@@ -40,8 +40,8 @@ class Pose:
     """Mirrored left to right, before the rotation."""
     gain: float
     """Factor on the brightness, around 1."""
-    jitter: NDArray[np.float32]
-    """(3,) factors on the tint's red, green and blue, around 1."""
+    jitter: tuple[float, ...]
+    """Three factors on the tint's red, green and blue, around 1."""
 
 
 def draw_cutout(sprite: Sprite, colour: str | None, pose: Pose) -> Cutout:
@@ -86,7 +86,11 @@ def draw_cutout(sprite: Sprite, colour: str | None, pose: Pose) -> Cutout:
 
 def _tinted(shade_alpha: NDArray[np.uint8], ramp: NDArray[np.float32]) -> NDArray[np.float32]:
     """(h, w, 2) premultiplied shade and opacity -> (h, w, 3) premultiplied colour (see `tint_ramp`)."""
-    shade, alpha = shade_alpha[..., 0].astype(np.float32), shade_alpha[..., 1].astype(np.float32)
-    half = 0.5 * alpha
-    pieces = np.stack((alpha, np.minimum(shade, half), np.maximum(shade - half, 0)), axis=-1)
+    pieces = np.empty((*shade_alpha.shape[:2], 3), np.float32)
+    alpha, low, high = (pieces[..., k] for k in range(3))
+    alpha[...] = shade_alpha[..., 1]
+    np.multiply(alpha, np.float32(0.5), out=low)
+    np.subtract(shade_alpha[..., 0], low, out=high)
+    np.maximum(high, 0, out=high)
+    np.minimum(shade_alpha[..., 0], low, out=low)
     return pieces @ ramp

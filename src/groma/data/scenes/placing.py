@@ -141,12 +141,12 @@ def _draw_figures(members: list[Member], sides_px: NDArray[np.float64], rng: np.
     angles = rng.uniform(-_TURN, _TURN, count) * np.where(rng.random(count) < 0.08, 3.0, 1.0)
     flips = rng.random(count) < 0.5
     gains = rng.uniform(0.88, 1.06, count)
-    jitters = rng.uniform(0.93, 1.07, (count, 3)).astype(np.float32)
+    jitters = rng.uniform(0.93, 1.07, (count, 3)).tolist()
     return [
         Figure(
             member=member,
             sprite=atlas().sprite(member.style, member.name),
-            pose=Pose(side_px=side, angle=angle, flipped=flipped, gain=gain, jitter=jitter),
+            pose=Pose(side_px=side, angle=angle, flipped=flipped, gain=gain, jitter=tuple(jitter)),
             mean_rgb=mean_colour(member),
         )
         for member, side, angle, flipped, gain, jitter in zip(

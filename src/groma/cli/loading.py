@@ -1,0 +1,41 @@
+"""The options that every command with a model has, and loading it."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from groma.inference.assistant import Groma
+
+DEFAULT_MODEL = "groma-tiny"
+
+ModelName = Annotated[str, tyro.conf.arg(metavar="MODEL")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where a model runs and with which arithmetic."""
+
+    device: Annotated[str | None, tyro.conf.arg(metavar="DEVICE")] = None
+    """Where the model runs, e.g. cpu, cuda, cuda:1 or mps. None: chosen by groma.load."""
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None, tyro.conf.arg(metavar="{float32,bfloat16,float16}")
+    ] = None
+    """Arithmetic of the model. None: chosen by groma.load."""
+
+    def load(self, name: str) -> "Groma":
+        """`groma.load`, with a spinner on standard error if somebody is looking.
+
+        Raises:
+            GromaError: There is no such model, it is damaged, or the device does not exist.
+        """
+        from rich.console import Console
+
+        with Console(stderr=True).status(f"loading {name}"):
+            from transformers.utils import logging
+
+            from groma.pretrained import load
+
+            logging.disable_progress_bar()
+            return load(name, device=self.device, dtype=self.dtype)

@@ -1,0 +1,79 @@
+"""Commands about checkpoints: convert, info."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from groma.cli.loading import DEFAULT_MODEL, Placement
+from groma.cli.output import figures_table, show, write_json, write_line
+from groma.errors import InputError
+
+Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Convert:
+    """Turn a checkpoint of the published layout into a folder of this project's own format."""
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
+    """A checkpoint folder or a hub name, of the published layout or of ours."""
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """The folder to make; it must not exist."""
+
+    def run(self) -> int:
+        """Convert."""
+        if self.out.exists():
+            raise InputError(f"{str(self.out)!r} exists already: give another folder, or remove it first")
+        from groma.pretrained import convert
+
+        try:
+            convert(self.source, self.out)
+        except (PermissionError, NotADirectoryError) as error:
+            raise InputError(f"{str(self.out)!r} cannot be written: {error.strerror}") from None
+        write_line(f"written: {self.out}")
+        return 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Info:
+    """Show what a checkpoint is made of: parts, sizes, geometry, provenance."""
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = DEFAULT_MODEL
+    """A model that comes with the package, a checkpoint folder or a hub name."""
+    json: Switch = False
+    """Print one JSON value and nothing else."""
+
+    def run(self) -> int:
+        """Show it."""
+        facts = self._facts()
+        if self.json:
+            write_json(facts)
+        else:
+            show(figures_table(facts, "model", self.model))
+        return 0
+
+    def _facts(self) -> dict[str, Any]:
+        """Everything, as plain values; sizes in bytes."""
+        from groma.pretrained import locate_files
+
+        assistant = Placement(device="cpu").load(self.model)
+        model, config = assistant.model, assistant.model.config
+        files = locate_files(self.model)
+        return {
+            "name": self.model,
+            "image_size_px": config.image_size,
+            "image_tokens": config.num_image_tokens,
+            "max_regions": config.selection.max_regions,
+            "geometry": config.region_encoder.geometry,
+            "chat_format": config.chat_format,
+            "vocabulary": {"base": config.language.vocab_size, "added": config.num_new_tokens},
+            "context_tokens": getattr(config.language, "max_position_embeddings", None),
+            "parameters": {
+                name: sum(parameter.numel() for parameter in part.parameters()) for name, part in model.named_children()
+            }
+            | {"total": sum(parameter.numel() for parameter in model.parameters())},
+            "bytes_on_disk": files,
+            "provenance": config.provenance,
+        }

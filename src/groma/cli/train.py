@@ -1,0 +1,156 @@
+"""`groma train RECIPE`: a recipe, changed by a file and by flags, handed to the training loop.
+
+    recipe function -> StageConfig <- --config file.yaml <- --training.loop.steps 100 ... -> run_stage
+"""
+
+import os
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from groma.cli.output import figures_table, note, show, write_json, write_line
+from groma.cli.overrides import read_overrides, to_yaml
+from groma.errors import InputError
+
+if TYPE_CHECKING:
+    from groma.train.loop import TrainResult
+    from groma.train.stage import StageConfig
+
+CONFIG_FLAG = "--config"
+
+Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How a run starts and where it goes."""
+
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Folder for checkpoints and metrics. None: runs/ and the recipe's name."""
+    init: Annotated[Path | None, tyro.conf.arg(name="from", metavar="CHECKPOINT")] = None
+    """Checkpoint folder of an earlier stage, whose parts this run starts from."""
+    resume: Switch = False
+    """Go on from the newest checkpoint in the folder; without it the folder must not hold a run."""
+    may_change_steps: Switch = False
+    """Let the resumed run have another number of steps than before."""
+    config_file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE.yaml")] = None
+    """YAML with fields that differ from the recipe's; flags go before it."""
+    print_config: Switch = False
+    """Print the resulting configuration as YAML (with --json as JSON) and do not train."""
+    json: Switch = False
+    """Print one JSON value and nothing else."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Train(RunOptions):
+    """Train a stage; `groma train detect --help` lists what can be set."""
+
+    recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")]
+    """detect, align, instruct, pretrain (for an encoder that starts from nothing) or a recipe's name. It comes right
+    after `train`."""
+
+    def run(self) -> int:
+        """Only reached if something stands before the recipe."""
+        raise InputError("the recipe comes right after `train`: groma train RECIPE [OPTIONS]")
+
+
+def run_training(name: str, arguments: list[str]) -> int:
+    """Train by the recipe of that name.
+
+    Args:
+        name: A recipe or a stage.
+        arguments: What follows it on the command line.
+
+    Returns:
+        0; 130 if the run was interrupted and saved.
+
+    Raises:
+        GromaError: Recipe, configuration, checkpoint or folder cannot be used, or the loss is not finite.
+    """
+    recipe = find_recipe(name)
+    options, config = _parse(recipe, arguments)
+    if options.print_config:
+        if options.json:
+            write_json(asdict(config))
+        else:
+            write_line(to_yaml(config).rstrip())
+        return 0
+    from groma.train.run import run_stage
+
+    out = options.out or Path("runs") / recipe
+    try:
+        result = run_stage(
+            config,
+            out=out,
+            init=options.init,
+            resume="auto" if options.resume else "never",
+            may_change_steps=options.may_change_steps,
+        )
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise InputError(f"--out {str(out)!r} cannot be written to: {error.strerror}") from None
+    if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks
+        _present(result, as_json=options.json)
+    return 0 if result.finished else 130
+
+
+def find_recipe(name: str) -> str:
+    """The name of a recipe; a stage's name stands for the small model's recipe of that stage.
+
+    Raises:
+        InputError: There is none; names the nearest, or all.
+    """
+    from groma.train.recipes import RECIPES
+
+    for candidate in (name, f"tiny-{name}"):
+        if candidate in RECIPES:
+            return candidate
+    close = get_close_matches(name, RECIPES, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(RECIPES)}."
+    raise InputError(f"there is no recipe {name!r}; {hint}")
+
+
+def _parse(recipe: str, arguments: list[str]) -> "tuple[RunOptions, StageConfig]":
+    """Options of the run, and the recipe's configuration as file and flags change it."""
+    from groma.train.recipes import RECIPES
+    from groma.train.stage import StageConfig
+
+    config = RECIPES[recipe]()
+    file = _config_file(arguments)
+    if file is not None:
+        config = read_overrides(file, config)
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Run(RunOptions):
+        stage_config: Annotated[StageConfig, tyro.conf.arg(name="")]
+
+    run = tyro.cli(
+        Run,
+        prog=f"groma train {recipe}",
+        description=f"Train by the recipe {recipe}. Every field of its configuration is a flag.",
+        default=Run(stage_config=config),
+        args=arguments,
+    )
+    return run, run.stage_config
+
+
+def _config_file(arguments: list[str]) -> Path | None:
+    """The file behind `--config`, which must be known before the flags' defaults are."""
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+        if argument.startswith(f"{CONFIG_FLAG}="):
+            return Path(argument.removeprefix(f"{CONFIG_FLAG}="))
+        if argument == CONFIG_FLAG and following is not None:
+            return Path(following)
+    return None
+
+
+def _present(result: "TrainResult", *, as_json: bool) -> None:
+    values = asdict(result) | {"checkpoint": str(result.checkpoint)}
+    if as_json:
+        write_json(values)
+    else:
+        show(figures_table(values, "training", ""))
+    if not result.finished:
+        note(f"interrupted at step {result.step}, all saved; the same command with --resume goes on")
