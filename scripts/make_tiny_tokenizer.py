@@ -1,6 +1,6 @@
 """Make the tokenizer of groma-tiny from the texts of the procedural scenes.
 
-    python scripts/make_tiny_tokenizer.py [FOLDER]
+python scripts/make_tiny_tokenizer.py [FOLDER]
 """
 
 import sys
@@ -17,6 +17,7 @@ from groma.prompt.tokenizer import train_byte_bpe
 from groma.train.recipes import TOKENIZER, tiny_config
 
 SCENES = 500
+ASSETS = Path(__file__).parent.parent / "src" / "groma" / "assets"
 
 
 def texts(chat):
@@ -41,4 +42,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else TOKENIZER))
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ASSETS / TOKENIZER)

@@ -3,6 +3,7 @@
 Set GROMA_DEBUG=1 to see the traceback as well.
 """
 
+import io
 import os
 import sys
 import traceback
@@ -19,7 +20,10 @@ DEBUG_VARIABLE = "GROMA_DEBUG"
 
 
 def guarded(run: Callable[[list[str]], int], arguments: list[str]) -> int:
-    """Run a command and return the exit status; nothing but that and text on standard error comes out."""
+    """Run a command and return its exit status; whatever it raises becomes a line on standard error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character shows its number
+            stream.reconfigure(errors="backslashreplace")
     try:
         with _warnings_in_one_line():
             status = run(arguments)
@@ -58,7 +62,7 @@ def _warnings_in_one_line() -> Iterator[None]:
     with warnings.catch_warnings():
         show_as_python_does = warnings.showwarning
 
-        def show(message, category, filename, lineno, file=None, line=None) -> None:  # noqa: ANN001
+        def show(message, category, filename, lineno, file=None, line=None) -> None:
             if category.__module__.startswith("groma."):
                 note(f"warning: {message}")
             else:

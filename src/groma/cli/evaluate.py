@@ -9,7 +9,7 @@ import tyro
 
 from groma.cli.arguments import check_count, check_seed
 from groma.cli.loading import DEFAULT_MODEL, Placement
-from groma.cli.output import check_target, figures_table, save_json, show, write_json, write_line
+from groma.cli.output import check_target, figures_table, finite_or_null, save_json, show, write_json, write_line
 from groma.errors import InputError
 
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -45,7 +45,7 @@ class Evaluate:
             hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(BENCHMARKS)}."
             raise InputError(f"there is no benchmark {self.benchmark!r}; {hint}")
         assistant = self.placement.load(self.model)
-        figures = BENCHMARKS[self.benchmark](assistant, n=n, seed=seed)
+        figures = finite_or_null(BENCHMARKS[self.benchmark](assistant, n, seed))
         if self.out is not None:
             save_json(figures, self.out)
         if self.json:

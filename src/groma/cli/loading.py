@@ -18,11 +18,12 @@ class Placement:
     """Where a model runs and with which arithmetic."""
 
     device: Annotated[str | None, tyro.conf.arg(metavar="DEVICE")] = None
-    """Where the model runs, e.g. cpu, cuda, cuda:1 or mps. None: chosen by groma.load."""
+    """Where the model runs, e.g. cpu, cuda, cuda:1 or mps. None: CUDA if there is one, else the CPU."""
     dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None, tyro.conf.arg(metavar="{float32,bfloat16,float16}")
+        Literal["float32", "bfloat16", "float16", "stored"] | None,
+        tyro.conf.arg(metavar="{float32,bfloat16,float16,stored}"),
     ] = None
-    """Arithmetic of the model. None: chosen by groma.load."""
+    """Arithmetic of the model; stored: as in its files. None: float32, but bfloat16 for large models on a GPU."""
 
     def load(self, name: str) -> "Groma":
         """`groma.load`, with a spinner on standard error if somebody is looking.
@@ -33,9 +34,6 @@ class Placement:
         from rich.console import Console
 
         with Console(stderr=True).status(f"loading {name}"):
-            from transformers.utils import logging
-
             from groma.pretrained import load
 
-            logging.disable_progress_bar()
             return load(name, device=self.device, dtype=self.dtype)

@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from groma.cli.loading import DEFAULT_MODEL, Placement
 from groma.cli.output import figures_table, show, write_json, write_line
 from groma.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
@@ -20,17 +23,17 @@ class Convert:
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
     """A checkpoint folder or a hub name, of the published layout or of ours."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
-    """The folder to make; it must not exist."""
+    """The folder to make."""
 
     def run(self) -> int:
         """Convert."""
-        if self.out.exists():
-            raise InputError(f"{str(self.out)!r} exists already: give another folder, or remove it first")
+        if self.out.exists() and not (self.out.is_dir() and not any(self.out.iterdir())):
+            raise InputError(f"{str(self.out)!r} is there already: give another folder, or remove it first")
         from groma.pretrained import convert
 
         try:
             convert(self.source, self.out)
-        except (PermissionError, NotADirectoryError) as error:
+        except (PermissionError, NotADirectoryError, FileExistsError) as error:
             raise InputError(f"{str(self.out)!r} cannot be written: {error.strerror}") from None
         write_line(f"written: {self.out}")
         return 0
@@ -55,25 +58,35 @@ class Info:
         return 0
 
     def _facts(self) -> dict[str, Any]:
-        """Everything, as plain values; sizes in bytes."""
-        from groma.pretrained import locate_files
+        """Everything, as plain values."""
+        from groma.pretrained import find_checkpoint
 
-        assistant = Placement(device="cpu").load(self.model)
-        model, config = assistant.model, assistant.model.config
-        files = locate_files(self.model)
+        folder = find_checkpoint(self.model)
+        model = Placement(device="cpu", dtype="stored").load(self.model).model
+        config, language = model.config, model.config.language
+        sizes = {str(file.relative_to(folder)): file.stat().st_size for file in _files(folder)}
+        parts = {name: _count(part) for name, part in model.named_children()}
         return {
-            "name": self.model,
+            "folder": str(folder),
             "image_size_px": config.image_size,
             "image_tokens": config.num_image_tokens,
             "max_regions": config.selection.max_regions,
             "geometry": config.region_encoder.geometry,
             "chat_format": config.chat_format,
-            "vocabulary": {"base": config.language.vocab_size, "added": config.num_new_tokens},
-            "context_tokens": getattr(config.language, "max_position_embeddings", None),
-            "parameters": {
-                name: sum(parameter.numel() for parameter in part.parameters()) for name, part in model.named_children()
-            }
-            | {"total": sum(parameter.numel() for parameter in model.parameters())},
-            "bytes_on_disk": files,
+            "language": language.model_type,
+            "vocabulary": {"base": language.vocab_size, "added": config.num_new_tokens},
+            "context_tokens": getattr(language, "max_position_embeddings", None),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "parameters": {**parts, "total": _count(model)},
+            "bytes_on_disk": {**sizes, "total": sum(sizes.values())},
             "provenance": config.provenance,
         }
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.is_file())
+
+
+def _count(part: "nn.Module") -> int:
+    """How many parameters it has."""
+    return sum(parameter.numel() for parameter in part.parameters())

@@ -3,6 +3,7 @@
 With --json standard output holds one JSON value and nothing else.
 """
 
+import math
 import os
 import platform
 import sys
@@ -57,8 +58,19 @@ def figures_table(values: Mapping[str, Any], *columns: str) -> "Table":
 
     table = Table(*columns)
     for name, value in _flat(values):
-        table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
+        table.add_row(name, _figure(value))
     return table
+
+
+def _figure(value: Any) -> str:
+    match value:
+        case None:
+            return "-"
+        case float():
+            return f"{value:.4g}"
+        case int() if not isinstance(value, bool):
+            return f"{value:,}"
+    return str(value)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -66,6 +78,15 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     for name, value in values.items():
         flat += _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(f"{prefix}{name}", value)]
     return flat
+
+
+def finite_or_null(value: Any) -> Any:
+    """The same values with None for every NaN and infinity, as JSON has no other form for "could not be measured"."""
+    if isinstance(value, Mapping):
+        return {name: finite_or_null(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_or_null(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def check_target(path: Path) -> None:

@@ -111,6 +111,8 @@ def _convert(value: Any, kind: Any, *, where: str) -> Any:
         return _convert(value, inner, where=where)
     if origin is tuple:
         return _convert_tuple(value, choices, where=where)
+    if origin is dict:  # replaces the old one as a whole
+        return _convert_dict(value, choices, where=where)
     match kind, value:
         case builtin, _ if builtin in (bool, str) and isinstance(value, builtin):
             return value
@@ -135,6 +137,16 @@ def _convert_tuple(value: Any, choices: tuple[Any, ...], *, where: str) -> tuple
         _convert(item, kind, where=f"{where}[{number}]")
         for number, (item, kind) in enumerate(zip(value, kinds, strict=True))
     )
+
+
+def _convert_dict(value: Any, choices: tuple[Any, Any], *, where: str) -> dict[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise InputError(f"{where}: expected a mapping, got {value!r}.")
+    key_kind, value_kind = choices
+    return {
+        _convert(name, key_kind, where=f"{where}: key"): _convert(item, value_kind, where=f"{where}.{name}")
+        for name, item in value.items()
+    }
 
 
 def _as_number(text: str) -> float | None:

@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from groma.inference.transcript import AnswerStream
 
 Picture = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
-RegionTexts = Annotated[
-    tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="region", metavar="X1,Y1,X2,Y2")
-]
+RegionTexts = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="region", metavar="X1,Y1,X2,Y2")]
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 

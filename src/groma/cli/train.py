@@ -1,6 +1,6 @@
 """`groma train RECIPE`: a recipe, changed by a file and by flags, handed to the training loop.
 
-    recipe function -> StageConfig <- --config file.yaml <- --training.loop.steps 100 ... -> run_stage
+recipe function -> StageConfig <- --config file.yaml <- --training.loop.steps 100 ... -> run_stage
 """
 
 import os
@@ -30,8 +30,8 @@ class RunOptions:
 
     out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder for checkpoints and metrics. None: runs/ and the recipe's name."""
-    init: Annotated[Path | None, tyro.conf.arg(name="from", metavar="CHECKPOINT")] = None
-    """Checkpoint folder of an earlier stage, whose parts this run starts from."""
+    init: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="from", metavar="CHECKPOINT")] = ()
+    """Checkpoint folder of an earlier stage, whose parts this run starts from. Of several, later ones win."""
     resume: Switch = False
     """Go on from the newest checkpoint in the folder; without it the folder must not hold a run."""
     may_change_steps: Switch = False
@@ -49,8 +49,8 @@ class Train(RunOptions):
     """Train a stage; `groma train detect --help` lists what can be set."""
 
     recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")]
-    """detect, align, instruct, pretrain (for an encoder that starts from nothing) or a recipe's name. It comes right
-    after `train`."""
+    """A stage (detect, align, instruct; pretrain and speak for models that start from nothing) or a recipe's name. It
+    comes right after `train`."""
 
     def run(self) -> int:
         """Only reached if something stands before the recipe."""

@@ -1,1 +1,1 @@
-"""TODO-docstring."""
+"""Checkpoints from elsewhere: files of weights, the hub, and the published layout."""

@@ -6,6 +6,8 @@ The published names are part of the weights' interface (golden data, manifest_*.
 
 import re
 
+from groma.model import projector, region_encoder
+
 RULES: tuple[tuple[str, str], ...] = (
     (r"perceiver\.vis_encoder\.", r"encoder.backbone."),
     (r"perceiver\.input_proj\.", r"proposer.input_proj."),
@@ -36,3 +38,37 @@ LAYER_RULES: tuple[tuple[str, str], ...] = (
 
 IGNORED = re.compile(r"rotary_emb\.inv_freq$")
 """Buffers that older checkpoints carry and today's models compute."""
+
+DINOV2_IN_MEMORY: tuple[tuple[str, str], ...] = (
+    ("attention.attention.query.", "attention.q_proj."),
+    ("attention.attention.key.", "attention.k_proj."),
+    ("attention.attention.value.", "attention.v_proj."),
+    ("attention.output.dense.", "attention.o_proj."),
+)
+"""Names of DINOv2's attention in files (and in memory in transformers 5.17) -> in memory in later releases."""
+
+
+def our_name(published: str) -> str | None:
+    """Published parameter name -> name in this package's files, or None if it is not known."""
+    for prefix, part in (("region_encoder.", region_encoder), ("img_txt_bridge.", projector)):
+        for theirs, ours in part.PUBLISHED_NAMES.items():
+            if published.startswith(theirs):
+                room = "projector." if prefix == "img_txt_bridge." else prefix
+                return room + ours + published.removeprefix(theirs)
+    for pattern, replacement in RULES:
+        found = re.match(pattern, published)
+        if found:
+            name = found.expand(replacement) + published[found.end() :]
+            if name.startswith(("proposer.encoder_layers.", "proposer.decoder_layers.")):
+                for layer_pattern, layer_replacement in LAYER_RULES:
+                    name = re.sub(layer_pattern, layer_replacement, name)
+            return name
+    return None
+
+
+def name_in_memory(name: str) -> str:
+    """Name in files -> name that transformers releases after 5.17 give the parameter in memory."""
+    if name.startswith("encoder.backbone."):
+        for in_files, in_memory in DINOV2_IN_MEMORY:
+            name = name.replace(in_files, in_memory)
+    return name

@@ -11,15 +11,15 @@ class VisionBatch:
     """Pictures with boxes; labels where a data set has them. B pictures, T_i boxes of picture i."""
 
     images: Tensor
-    """(B, S, S, 3) uint8 RGB, resized"""
+    """(B, S, S, 3) uint8 RGB, resized."""
     boxes_cxcywh: tuple[Tensor, ...]
-    """B tensors (T_i, 4), normalized"""
+    """B tensors (T_i, 4), normalized."""
     source: str
-    """which objectness head is taught: one source a batch"""
+    """Which objectness head is taught: one source a batch."""
     names: tuple[Tensor, ...] = ()
-    """B tensors (T_i,) int64 class numbers, or nothing"""
+    """B tensors (T_i,) int64 class numbers, IGNORE_INDEX where a name has none; or nothing."""
     colours: tuple[Tensor, ...] = ()
-    """B tensors (T_i,) int64 class numbers, or nothing"""
+    """B tensors (T_i,) int64 class numbers; or nothing."""
 
     def __len__(self) -> int:
         return len(self.images)

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from groma.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from groma.data.scenes.questions import questions_for
 from groma.data.scenes.scene import Scene
+from groma.errors import InputError
 from groma.prompt.chat_format import ChatFormat
 from groma.prompt.render import RenderedPrompt, render
 from groma.prompt.tokenizer_base import PromptTokenizer
@@ -20,16 +22,16 @@ from groma.prompt.tokens import IGNORE_INDEX
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PicturePrompts:
-    """Questions with answers about one picture."""
+    """Questions with answers about one picture; T annotated boxes, U of them pointed at."""
 
     prompts: tuple[RenderedPrompt, ...]
-    """rendered dialogues; their slots number the rows of `boxes_cxcywh`"""
+    """Rendered dialogues, at least one; their slots number the rows of `boxes_cxcywh`."""
     boxes_cxcywh: Tensor
-    """(T, 4) all annotated boxes of the picture, normalized"""
+    """(T, 4) all annotated boxes of the picture, normalized."""
     user_boxes_cxcywh: Tensor
-    """(U, 4) the boxes that the questions point at, as a hand would draw them"""
-    kinds: tuple[str, ...] = ()
-    """what kind of question each prompt is, for reports"""
+    """(U, 4) the boxes that the questions point at, as a hand would draw them, in the order of the annotated ones."""
+    kinds: tuple[str, ...]
+    """What kind of question each prompt is."""
 
     @property
     def num_targets(self) -> int:
@@ -50,15 +52,24 @@ def prompts_about(
     """Draw questions about a scene and render them.
 
     Args:
-        scene: what is asked about.
-        rng: source of all choices.
-        tokenizer: of the model.
-        chat_format: of the model.
-        kinds: kind of question -> weight.
-        count: how many questions.
-        jitter: how far the sides of a box that is pointed at move, as a share of its size (normal deviation).
+        scene: What is asked about.
+        rng: Source of all choices.
+        tokenizer: The model's.
+        chat_format: The model's.
+        kinds: Kind of question -> weight.
+        count: How many questions; fewer come where the scene does not give rise to as many.
+        jitter: Normal deviation of the centre and size of a box that is pointed at, as a share of its size; no more
+            than twice that is drawn.
+
+    Raises:
+        InputError: The scene gives rise to no question of these kinds, or a kind does not exist.
     """
     questions = questions_for(scene, rng, kinds=kinds, count=count)
+    if not questions:
+        names = ", ".join(kinds)
+        raise InputError(
+            f"A scene gives rise to no question of the kinds {names}: add one that always does, such as describe."
+        )
     prompts = []
     referred: set[int] = set()
     for question in questions:
@@ -68,33 +79,42 @@ def prompts_about(
         referred.update(refer)
         prompts.append(replace(rendered, refer_slots=refer, ground_slots=ground))
     boxes_cxcywh = torch.tensor(scene.boxes_cxcywh, dtype=torch.float32)
-    chosen = boxes_cxcywh[sorted(referred)]
-    noise = torch.from_numpy(rng.normal(0, jitter, (len(chosen), 4)).astype(np.float32)).clamp(-2 * jitter, 2 * jitter)
-    sizes = chosen[:, 2:].repeat(1, 2)
     return PicturePrompts(
         prompts=tuple(prompts),
         boxes_cxcywh=boxes_cxcywh,
-        user_boxes_cxcywh=chosen + noise * sizes,
+        user_boxes_cxcywh=_drawn_by_hand(boxes_cxcywh[sorted(referred)], rng, jitter),
         kinds=tuple(question.kind for question in questions),
     )
 
 
+def _drawn_by_hand(boxes_cxcywh: Tensor, rng: np.random.Generator, jitter: float) -> Tensor:
+    """(U, 4) -> (U, 4) a little beside, within the picture as every box of a user is."""
+    noise = torch.from_numpy(rng.normal(0, jitter, tuple(boxes_cxcywh.shape)).astype(np.float32))
+    sizes = boxes_cxcywh[:, 2:].repeat(1, 2)
+    drawn_cxcywh = boxes_cxcywh + noise.clamp(-2 * jitter, 2 * jitter) * sizes
+    return xyxy_to_cxcywh(cxcywh_to_xyxy(drawn_cxcywh).clamp(0.0, 1.0))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DialogueBatch:
-    """Pictures with questions. Labels of the objects serve stages that imagine the pictures."""
+    """B pictures with questions. Labels of the objects serve stages that imagine the pictures."""
 
     pictures: tuple[PicturePrompts, ...]
-    """B pictures' questions"""
-    images: Tensor
-    """(B, S, S, 3) uint8 RGB; (B, 0) where the pictures were perceived before or are imagined"""
+    """B pictures' questions."""
+    images: Tensor | None
+    """(B, S, S, 3) uint8 RGB; None where the pictures were perceived before or are imagined."""
     indices: tuple[int, ...]
-    """number of each scene in its series"""
+    """Number of each scene in its series."""
     names: tuple[Tensor, ...]
-    """B tensors (T_i,) int64 class numbers"""
+    """B tensors (T_i,) int64 class numbers."""
     colours: tuple[Tensor, ...]
-    """B tensors (T_i,) int64 class numbers"""
+    """B tensors (T_i,) int64 class numbers."""
     source: str
-    """the data set"""
+    """The data set."""
 
     def __len__(self) -> int:
         return len(self.pictures)
+
+    def to(self, device: torch.device) -> "DialogueBatch":
+        """The same batch with its pictures on another device; boxes and labels are small and stay."""
+        return self if self.images is None else replace(self, images=self.images.to(device))

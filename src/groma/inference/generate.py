@@ -3,9 +3,9 @@
 B samples, T prompt tokens, D width, V + A vocabulary.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,8 +15,6 @@ from groma.inference.constraint import AnswerState
 from groma.model.groma import GromaModel, VisualTokens
 from groma.model.splice import SplicedBatch
 from groma.prompt.tokens import SpecialTokenIds
-
-FinishReason = Literal["stop", "length", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +35,8 @@ class Decoding:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise InputError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}.")
-        if not self.temperature >= 0:
-            raise InputError(f"temperature must be 0 (deterministic) or above, got {self.temperature}.")
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise InputError(f"temperature must be 0 (deterministic) or a number above, got {self.temperature}.")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p must be above 0 and at most 1, got {self.top_p}.")
 
@@ -64,6 +62,7 @@ def decode(
     tokens: SpecialTokenIds,
     decoding: Decoding,
     stop_ids: frozenset[int] | None = None,
+    silent_ids: frozenset[int] = frozenset(),
 ) -> Iterator[Step]:
     """Prefill, then one token at a time until every sample has ended or `max_new_tokens` is reached.
 
@@ -74,6 +73,7 @@ def decode(
         tokens: ids of the special tokens.
         decoding: how tokens are chosen.
         stop_ids: tokens that end an answer; None: the end token alone.
+        silent_ids: base tokens that are no text (`PromptTokenizer.control_ids`); a constrained answer has none.
 
     Yields:
         Step by step what every sample says. Greedy decoding does not depend on what else is in the batch.
@@ -81,7 +81,7 @@ def decode(
     embeddings = model.embed(batch, visual)
     mask, positions, cache = batch.attention_mask, batch.position_ids, None
     stop_ids = stop_ids or frozenset({tokens.eos})
-    states = [AnswerState(tokens, len(v.regions), stop_ids) for v in visual]
+    states = [AnswerState(tokens, len(v.regions), stop_ids, silent_ids) for v in visual]
     generators = [torch.Generator().manual_seed(decoding.seed) for _ in visual]
     ended = [False] * len(visual)
     for remaining in range(decoding.max_new_tokens, 0, -1):
@@ -89,11 +89,12 @@ def decode(
             embeddings, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         )
         logits = model.language.logits(hidden[:, -1])
+        rows = logits.cpu()
         chosen = [
             None if done else _choose(row, state, remaining, decoding, generator)
-            for row, state, generator, done in zip(logits.cpu(), states, generators, ended, strict=True)
+            for row, state, generator, done in zip(rows, states, generators, ended, strict=True)
         ]
-        yield Step(tuple(chosen), tuple(map(_region_probabilities, chosen, logits.cpu(), states)), logits)
+        yield Step(tuple(chosen), tuple(map(_region_probabilities, chosen, rows, states)), logits)
         states = [s if t is None else s.after(t) for s, t in zip(states, chosen, strict=True)]
         ended = [token is None or token in stop_ids for token in chosen]
         if all(ended):
@@ -104,15 +105,13 @@ def decode(
         positions = positions[:, -1:] + 1
 
 
-def _choose(
-    logits: Tensor, state: AnswerState, remaining: int, decoding: Decoding, generator: torch.Generator
-) -> int:
+def _choose(logits: Tensor, state: AnswerState, remaining: int, decoding: Decoding, generator: torch.Generator) -> int:
     """(V + A,) logits of one sample -> the next token."""
     if decoding.constrained:
         logits = logits.masked_fill(~state.allowed(remaining), float("-inf"))
     if decoding.temperature == 0:
         return int(logits.argmax())
-    probabilities = (logits / decoding.temperature).softmax(-1)
+    probabilities = ((logits - logits.max()) / decoding.temperature).softmax(-1)  # no overflow, however cold it is
     ordered, order = probabilities.sort(descending=True)
     keep = ordered.cumsum(0) - ordered < decoding.top_p  # the first token always stays
     return int(order[torch.multinomial(ordered * keep, 1, generator=generator)])

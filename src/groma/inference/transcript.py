@@ -1,10 +1,11 @@
-"""What becomes of generated tokens: events while they come, a GroundedAnswer at the end."""
+"""What becomes of generated tokens: events while they come, a GroundedAnswer at any time."""
 
 from collections.abc import Iterator
 
 from groma.inference.generate import Step
 from groma.inference.result import Entity, FinishReason, GroundedAnswer, Region
-from groma.prompt.parse import Event, IncrementalParser, ParsedPhrase
+from groma.prompt.parse import Event, IncrementalParser, ParsedPhrase, parse
+from groma.prompt.tokenizer_base import PromptTokenizer
 
 
 class Transcript:
@@ -12,7 +13,7 @@ class Transcript:
 
     def __init__(
         self,
-        parser: IncrementalParser,
+        tokenizer: PromptTokenizer,
         stop_ids: frozenset[int],
         *,
         question: str,
@@ -21,36 +22,33 @@ class Transcript:
         grounded: bool,
     ) -> None:
         """Start an answer to `question` about a picture with these regions."""
-        self._parser, self._stop_ids = parser, stop_ids
+        self._tokenizer, self._stop_ids = tokenizer, stop_ids
+        self._parser = IncrementalParser(tokenizer, stop_ids=stop_ids)
         self._question, self._regions, self._size, self._grounded = question, regions, image_size_px, grounded
+        self._token_ids: list[int] = []
         self._probabilities: list[dict[int, float] | None] = []
-        self._stopped = self._flushed = False
 
     def add(self, step: Step, index: int) -> list[Event]:
         """Take what sample `index` said in this step; return what is new."""
         token = step.token_ids[index]
         if token is None:
             return []
+        self._token_ids.append(token)
         self._probabilities.append(step.region_probabilities[index])
-        self._stopped = token in self._stop_ids
         return self._parser.push(token)
 
     def finish(self) -> list[Event]:
-        """What a cut answer still held back; call it when no token will come."""
-        if self._flushed:
-            return []
-        self._flushed = True
+        """What a cut answer still held back; call it once, when no token will come."""
         return self._parser.finish()
 
-    def answer(self, reason: FinishReason | None = None) -> GroundedAnswer:
-        """The answer so far; `reason` says why it ends if the model did not end it."""
-        self.finish()
-        parsed = self._parser.result()
+    def answer(self, reason: FinishReason = "length") -> GroundedAnswer:
+        """The answer so far; `reason` says why it ends if the model did not end it. More tokens may follow."""
+        parsed = parse(self._token_ids, self._tokenizer, stop_ids=self._stop_ids)
         return GroundedAnswer(
             text=parsed.text,
             entities=tuple(self._entity(phrase) for phrase in parsed.phrases if phrase.regions),
             regions=self._regions,
-            finish_reason="stop" if self._stopped else reason or "length",
+            finish_reason="stop" if parsed.finished else reason,
             raw_text=parsed.raw_text,
             image_size_px=self._size,
             question=self._question,
@@ -58,10 +56,8 @@ class Transcript:
         )
 
     def _entity(self, phrase: ParsedPhrase) -> Entity:
-        scores = tuple(
-            (self._probabilities[position] or {}).get(region, 0.0)
-            for region, position in zip(phrase.regions, phrase.token_positions, strict=True)
-        )
+        named = zip(phrase.regions, phrase.token_positions, strict=True)
+        scores = tuple((self._probabilities[position] or {}).get(region, 0.0) for region, position in named)
         return Entity(
             phrase=phrase.text,
             start=phrase.start,
@@ -77,11 +73,15 @@ class AnswerStream:
 
     def __init__(self, steps: Iterator[Step], transcript: Transcript) -> None:
         """`steps` come from `decode`, for a batch of one."""
-        self._steps, self._transcript = steps, transcript
+        self._transcript = transcript
         self._ended = False
+        self._events = self._run(steps)
 
     def __iter__(self) -> Iterator[Event]:
-        for step in self._steps:
+        return self._events
+
+    def _run(self, steps: Iterator[Step]) -> Iterator[Event]:
+        for step in steps:
             yield from self._transcript.add(step, 0)
         self._ended = True
         yield from self._transcript.finish()

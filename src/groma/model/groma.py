@@ -100,7 +100,7 @@ class GromaModel(PreTrainedModel):
     main_input_name = "pixel_values"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules = ["Dinov2Layer", "EncoderLayer", "DecoderLayer", "LlamaDecoderLayer"]  # noqa: RUF012
+    _no_split_modules = ["Dinov2Layer", "EncoderLayer", "DecoderLayer"]  # noqa: RUF012
 
     def __init__(self, config: GromaConfig) -> None:
         """Build all parts with fresh weights."""

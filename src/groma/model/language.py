@@ -35,6 +35,18 @@ class LanguageModel(nn.Module):
         ):
             added.copy_(table.mean(0, keepdim=True) + torch.randn_like(added) * table.std())
 
+    # transformers asks the direct children of a model for the next two; the base is one level deeper than it looks
+
+    @property
+    def all_tied_weights_keys(self) -> dict[str, str]:
+        """Names of the base's tied weights -> name of the weight they share (e.g. output head -> embedding)."""
+        return {f"base.{tied}": f"base.{source}" for tied, source in self.base.all_tied_weights_keys.items()}
+
+    @property
+    def _no_split_modules(self) -> set[str]:
+        """Classes of the base that a device map must keep whole."""
+        return set(self.base._no_split_modules or ())
+
     @property
     def base_vocab_size(self) -> int:
         """V, the rows of the base's embedding."""

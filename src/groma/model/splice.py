@@ -165,7 +165,7 @@ def pack(samples: Sequence[Sequence[Spliced]], *, pad_id: int) -> SplicedBatch:
     """
     rows, branches, positions = [], [], []
     for prompts in samples:
-        shared = _shared_length([prompt.ids for prompt in prompts], [prompt.feature_index for prompt in prompts])
+        shared = _shared_length(prompts)
         tails = [len(prompt) - shared for prompt in prompts]
         first = prompts[0]
         rows.append(
@@ -193,14 +193,27 @@ def pack(samples: Sequence[Sequence[Spliced]], *, pad_id: int) -> SplicedBatch:
     )
 
 
-def _shared_length(ids: Sequence[Tensor], features: Sequence[Tensor]) -> int:
-    """Length of the longest common beginning of several prompts; all but one token of a single prompt."""
-    shortest = min(len(row) for row in ids) - 1
-    if len(ids) == 1:
-        return shortest
-    same = torch.stack([(row[:shortest] == ids[0][:shortest]) for row in ids]).all(0)
-    same &= torch.stack([(row[:shortest] == features[0][:shortest]) for row in features]).all(0)
+def _shared_length(prompts: Sequence[Spliced]) -> int:
+    """Length of the longest common beginning of several prompts that is surely before anything is trained on.
+
+    Every branch keeps at least the token before its first target: a target is predicted from the token before it in
+    the row, which must be of the same branch, and what is trained on must occur as often as it is asked.
+    """
+    first = prompts[0]
+    longest = min(min(len(prompt) - 1, _first_target(prompt) - 1) for prompt in prompts)
+    if longest <= 0:
+        return 0
+    same = torch.ones(longest, dtype=torch.bool)
+    for prompt in prompts[1:]:
+        same &= prompt.ids[:longest] == first.ids[:longest]
+        same &= prompt.feature_index[:longest] == first.feature_index[:longest]
     return int(same.long().cumprod(0).sum())
+
+
+def _first_target(prompt: Spliced) -> int:
+    """Place of the first token that is trained on; the prompt's length if none is."""
+    places = (prompt.labels != IGNORE_INDEX).nonzero()
+    return int(places[0]) if len(places) else len(prompt)
 
 
 def insert_features(word_embeddings: Tensor, feature_index: Tensor, features: Sequence[Tensor]) -> Tensor:

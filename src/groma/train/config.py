@@ -1,4 +1,7 @@
-"""What the training loop can be told: plain values, checked where they enter, the same for every stage."""
+"""What the training loop can be told: plain values, checked where they enter, the same for every stage.
+
+The checks are for the stages' own configurations, too.
+"""
 
 import math
 from dataclasses import asdict, dataclass, field
@@ -7,28 +10,28 @@ from typing import Any, Literal
 from groma.errors import InputError
 
 
-def _require(owner: object, field_name: str, ok: bool, expected: str) -> None:
+def require(owner: object, field_name: str, ok: bool, expected: str) -> None:
     """Raise an InputError that names the field and its value, unless `ok`."""
     if not ok:
         value = getattr(owner, field_name)
         raise InputError(f"{type(owner).__name__}.{field_name} must be {expected}, got {value!r}.")
 
 
-def _check_numbers(owner: object, *names: str, minimum: float, below: float = math.inf) -> None:
+def check_numbers(owner: object, *names: str, minimum: float, below: float = math.inf) -> None:
     """Each named field must be a finite number in [minimum, below)."""
     expected = f"at least {minimum:g}" + ("" if below == math.inf else f" and below {below:g}")
     for name in names:
         value = getattr(owner, name)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        _require(owner, name, is_number and minimum <= value < below, f"a number, {expected}")
+        require(owner, name, is_number and minimum <= value < below, f"a number, {expected}")
 
 
-def _check_counts(owner: object, *names: str, minimum: int) -> None:
+def check_counts(owner: object, *names: str, minimum: int) -> None:
     """Each named field must be a whole number, `minimum` or more."""
     for name in names:
         value = getattr(owner, name)
         is_count = isinstance(value, int) and not isinstance(value, bool)
-        _require(owner, name, is_count and value >= minimum, f"a whole number, at least {minimum}")
+        require(owner, name, is_count and value >= minimum, f"a whole number, at least {minimum}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,14 +64,14 @@ class LoopConfig:
     """Micro-batches made ahead by a background thread. 0: made when needed."""
 
     def __post_init__(self) -> None:
-        _check_counts(self, "steps", "accumulate", "log_every", minimum=1)
-        _check_counts(self, "seed", "save_every", "evaluate_every", minimum=0)
-        _check_counts(self, "keep_checkpoints", "threads", "prefetch", minimum=0)
-        _check_numbers(self, "ema_decay", minimum=0, below=1)
+        check_counts(self, "steps", "accumulate", "log_every", minimum=1)
+        check_counts(self, "seed", "save_every", "evaluate_every", minimum=0)
+        check_counts(self, "keep_checkpoints", "threads", "prefetch", minimum=0)
+        check_numbers(self, "ema_decay", minimum=0, below=1)
         if self.clip_norm is not None:
-            _check_numbers(self, "clip_norm", minimum=0)
-            _require(self, "clip_norm", self.clip_norm > 0, "above 0, or None for no clipping")
-        _require(self, "precision", self.precision in ("fp32", "bf16"), '"fp32" or "bf16"')
+            check_numbers(self, "clip_norm", minimum=0)
+            require(self, "clip_norm", self.clip_norm > 0, "above 0, or None for no clipping")
+        require(self, "precision", self.precision in ("fp32", "bf16"), '"fp32" or "bf16"')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,16 +99,16 @@ class OptimizerConfig:
     rates), or the original's (sqrt(max(1, rows / columns)); a fit for rates around 0.02)."""
 
     def __post_init__(self) -> None:
-        _require(self, "name", self.name in ("adamw", "muon"), '"adamw" or "muon"')
-        _check_numbers(self, "lr", "eps", "weight_decay", minimum=0)
-        _check_numbers(self, "muon_momentum", minimum=0, below=1)
-        _check_counts(self, "muon_iterations", minimum=1)
+        require(self, "name", self.name in ("adamw", "muon"), '"adamw" or "muon"')
+        check_numbers(self, "lr", "eps", "weight_decay", minimum=0)
+        check_numbers(self, "muon_momentum", minimum=0, below=1)
+        check_counts(self, "muon_iterations", minimum=1)
         betas_fit = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
-        _require(self, "betas", betas_fit, "two numbers, each at least 0 and below 1")
+        require(self, "betas", betas_fit, "two numbers, each at least 0 and below 1")
         if self.muon_lr is not None:
-            _check_numbers(self, "muon_lr", minimum=0)
+            check_numbers(self, "muon_lr", minimum=0)
         scales = ("match_rms_adamw", "original")
-        _require(self, "muon_scale", self.muon_scale in scales, " or ".join(f'"{scale}"' for scale in scales))
+        require(self, "muon_scale", self.muon_scale in scales, " or ".join(f'"{scale}"' for scale in scales))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,12 +123,12 @@ class ScheduleConfig:
     """Learning rate at the end as a share of the peak. 1: constant after the warm-up."""
 
     def __post_init__(self) -> None:
-        _check_counts(self, "warmup_steps", minimum=0)
-        _check_numbers(self, "warmup_fraction", minimum=0, below=1)
-        _check_numbers(self, "final_fraction", minimum=0)
-        _require(self, "final_fraction", self.final_fraction <= 1, "at most 1")
+        check_counts(self, "warmup_steps", minimum=0)
+        check_numbers(self, "warmup_fraction", minimum=0, below=1)
+        check_numbers(self, "final_fraction", minimum=0)
+        require(self, "final_fraction", self.final_fraction <= 1, "at most 1")
         both = self.warmup_steps > 0 and self.warmup_fraction > 0
-        _require(self, "warmup_fraction", not both, f"0 when warmup_steps ({self.warmup_steps}) is given")
+        require(self, "warmup_fraction", not both, f"0 when warmup_steps ({self.warmup_steps}) is given")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,9 +43,7 @@ class Detection(Objective):
     def forward(self, batch: VisionBatch, *, total_weight: float) -> Losses:
         """All heads' losses; the terms are unweighted and carry the published names."""
         output = self.proposer(self.encoder(self.preprocessing.normalize(batch.images)))
-        terms = detection_losses(
-            output, batch.boxes_cxcywh, batch.source, config=self.config, total_boxes=total_weight
-        )
+        terms = detection_losses(output, batch.boxes_cxcywh, batch.source, config=self.config, total_boxes=total_weight)
         total = weighted_total(terms, self.config)
         return Losses(total, {name: value.detach() for name, value in terms.items()})
 

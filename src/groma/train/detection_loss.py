@@ -3,17 +3,25 @@
 B pictures, N predictions of one head, T annotated boxes of a picture (padded to the largest of the batch).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from groma import boxes
+from groma.boxes import cxcywh_to_xyxy, paired_giou, pairwise_giou, pairwise_iou
+from groma.errors import InputError
 from groma.model.proposer import ProposerOutput
+from groma.train.config import check_counts, check_numbers, require
+
+Assignment = Literal["one_to_one", "task_aligned"]
+
+LEAST_IOU = 0.05
+"""task_aligned: a prediction that overlaps a box by no more than this cannot serve it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +44,18 @@ class DetectionLossConfig:
     """Share of the focal loss that positives get."""
     focal_gamma: float = 2.0
     """Exponent that plays down easy predictions."""
-    assignment: Literal["one_to_one", "task_aligned"] = "one_to_one"
+    assignment: Assignment = "one_to_one"
     """"one_to_one": Hungarian matching as published. "task_aligned": each box teaches its `aligned_topk` best
     predictions (arXiv 2108.07755), which learns far faster from few pictures; selection's NMS removes the twins."""
     aligned_topk: int = 6
     """task_aligned only: predictions that one annotated box teaches at most."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "class_cost", "box_cost", "giou_cost", minimum=0)
+        check_numbers(self, "class_weight", "box_weight", "giou_weight", "focal_gamma", minimum=0)
+        check_numbers(self, "focal_alpha", minimum=0, below=1)
+        check_counts(self, "aligned_topk", minimum=1)
+        require(self, "assignment", self.assignment in ASSIGNMENTS, f"one of {', '.join(ASSIGNMENTS)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +71,14 @@ class HeadOutput:
 
 
 def heads_of(output: ProposerOutput, source: str) -> list[HeadOutput]:
-    """All supervised heads: decoder layers with the source's objectness head, and the encoder's shared one."""
+    """All supervised heads: decoder layers with the source's objectness head, and the encoder's shared one.
+
+    Raises:
+        InputError: the proposer has no objectness head for this source.
+    """
+    if source not in output.layer_logits:
+        known = ", ".join(output.layer_logits)
+        raise InputError(f"The proposer has no objectness head for the source {source!r}; its heads are {known}.")
     logits, boxes_cxcywh = output.layer_logits[source], output.layer_boxes_cxcywh
     last = len(logits) - 1
     heads = [
@@ -76,6 +98,8 @@ def detection_losses(
 ) -> dict[str, Tensor]:
     """Every term, unweighted, as the published code names them.
 
+    The boxes of all heads are supervised, but only one source's objectness (golden README, "Detection loss").
+
     Args:
         output: the proposer's output for B pictures.
         targets_cxcywh: B tensors (T_i, 4), the annotated boxes.
@@ -85,10 +109,13 @@ def detection_losses(
 
     Returns:
         loss_ce, loss_bbox, loss_giou (scalars) for each head, with the head's suffix.
+
+    Raises:
+        InputError: the proposer has no objectness head for this source.
     """
+    head_losses = ASSIGNMENTS[config.assignment]
     terms: dict[str, Tensor] = {}
     for head in heads_of(output, source):
-        head_losses = one_to_one_losses if config.assignment == "one_to_one" else task_aligned_losses
         for name, value in head_losses(head, targets_cxcywh, config).items():
             terms[name + head.suffix] = value / total_boxes
     return terms
@@ -101,9 +128,7 @@ def weighted_total(terms: dict[str, Tensor], config: DetectionLossConfig) -> Ten
         "loss_bbox": config.box_weight,
         "loss_giou": config.giou_weight,
     }
-    return torch.stack(
-        [value * weights["_".join(name.split("_")[:2])] for name, value in terms.items()]
-    ).sum()
+    return torch.stack([value * weights["_".join(name.split("_")[:2])] for name, value in terms.items()]).sum()
 
 
 # --- one to one: as published -------------------------------------------------------------------------------
@@ -111,7 +136,7 @@ def weighted_total(terms: dict[str, Tensor], config: DetectionLossConfig) -> Ten
 
 @torch.no_grad()
 def match(head: HeadOutput, targets_cxcywh: Sequence[Tensor], config: DetectionLossConfig) -> list[Tensor]:
-    """Hungarian matching of every picture -> B tensors (2, T_i): prediction index, target index.
+    """Hungarian matching of every picture -> B tensors (2, min(N, T_i)) int64: prediction index, target index.
 
     Cost: class (focal form) + L1 + (-GIoU), weighted (arXiv 2010.04159, appendix A.4).
     """
@@ -121,14 +146,14 @@ def match(head: HeadOutput, targets_cxcywh: Sequence[Tensor], config: DetectionL
         alpha, gamma = config.focal_alpha, config.focal_gamma
         positive = alpha * (1 - probability) ** gamma * -(probability + 1e-8).log()
         negative = (1 - alpha) * probability**gamma * -(1 - probability + 1e-8).log()
-        giou = boxes.pairwise_giou(boxes.cxcywh_to_xyxy(predicted), boxes.cxcywh_to_xyxy(targets))
+        giou = pairwise_giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(targets))
         cost = (
             config.class_cost * (positive - negative)[:, None]
             + config.box_cost * torch.cdist(predicted, targets, p=1)
             - config.giou_cost * giou
         )
         rows, columns = linear_sum_assignment(cost.cpu().numpy())
-        matches.append(torch.as_tensor([rows.tolist(), columns.tolist()], device=logits.device))
+        matches.append(torch.from_numpy(np.stack((rows, columns))).to(logits.device))
     return matches
 
 
@@ -161,7 +186,7 @@ def focal_loss(logits: Tensor, is_object: Tensor, config: DetectionLossConfig) -
 
 
 def _giou_loss(a_cxcywh: Tensor, b_cxcywh: Tensor) -> Tensor:
-    return 1 - boxes.paired_giou(boxes.cxcywh_to_xyxy(a_cxcywh), boxes.cxcywh_to_xyxy(b_cxcywh))
+    return 1 - paired_giou(cxcywh_to_xyxy(a_cxcywh), cxcywh_to_xyxy(b_cxcywh))
 
 
 # --- task aligned: one to many ------------------------------------------------------------------------------
@@ -170,7 +195,10 @@ def _giou_loss(a_cxcywh: Tensor, b_cxcywh: Tensor) -> Tensor:
 def task_aligned_losses(
     head: HeadOutput, targets_cxcywh: Sequence[Tensor], config: DetectionLossConfig
 ) -> dict[str, Tensor]:
-    """Sums of a head's losses: a prediction is as much an object as it is aligned (score and IoU) with the box it serves."""
+    """Sums of the quality focal, L1 and GIoU losses of one head after the task-aligned assignment.
+
+    How well a prediction is aligned with the box it serves is its target score and the weight of its box losses.
+    """
     targets, present = pad_targets(targets_cxcywh)
     quality, chosen = align(head, targets, present, config)  # (B, N) each
     picture, row = quality.nonzero(as_tuple=True)
@@ -198,22 +226,40 @@ def pad_targets(targets_cxcywh: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 def align(
     head: HeadOutput, targets_cxcywh: Tensor, present: Tensor, config: DetectionLossConfig
 ) -> tuple[Tensor, Tensor]:
-    """(B, N) quality in 0..1 (0: background) and (B, N) index of the target each prediction serves.
+    """Which predictions serve which target, and how well.
 
     Alignment is score^0.5 * IoU^4 (arXiv 2108.07755 uses 1 and 6 on denser grids); a target's best predictions
-    serve it, a prediction wanted by several serves the one it overlaps most. Quality is the alignment,
-    rescaled so that a target's best prediction has its IoU.
+    serve it, a prediction wanted by several serves the one it overlaps most (so of targets that coincide only the
+    first is served). Quality is the alignment, rescaled so that the best aligned prediction of a target gets the
+    largest IoU among those that serve it.
+
+    Args:
+        head: predictions of B pictures.
+        targets_cxcywh: (B, T, 4) padded boxes.
+        present: (B, T) which of them are real.
+        config: how many predictions a target has at most.
+
+    Returns:
+        (B, N) quality in 0..1, 0 for background.
+        (B, N) index of the target that each prediction serves; meaningless for background.
     """
-    predicted = boxes.cxcywh_to_xyxy(head.boxes_cxcywh.float())
-    iou = boxes.pairwise_iou(predicted, boxes.cxcywh_to_xyxy(targets_cxcywh))  # (B, N, T)
+    predicted = cxcywh_to_xyxy(head.boxes_cxcywh.float())
+    iou = pairwise_iou(predicted, cxcywh_to_xyxy(targets_cxcywh))  # (B, N, T)
     iou = iou.nan_to_num(0.0) * present[:, None]
     alignment = head.logits.float().sigmoid()[..., None].sqrt() * iou**4
     best = alignment.topk(min(config.aligned_topk, alignment.shape[1]), dim=1).indices
-    serves = torch.zeros_like(alignment, dtype=torch.bool).scatter_(1, best, True) & (iou > 0.05)
-    serves &= torch.where(serves, iou, -1.0).argmax(-1, keepdim=True) == torch.arange(
-        iou.shape[-1], device=iou.device
-    )
+    serves = torch.zeros_like(alignment, dtype=torch.bool).scatter_(1, best, True) & (iou > LEAST_IOU)
+    target_numbers = torch.arange(iou.shape[-1], device=iou.device)
+    serves &= torch.where(serves, iou, -1.0).argmax(-1, keepdim=True) == target_numbers
     alignment = alignment * serves
     peak = alignment.amax(1, keepdim=True).clamp(min=1e-12)
     quality = alignment / peak * (iou * serves).amax(1, keepdim=True)
-    return quality.max(-1)
+    best_quality, chosen = quality.max(-1)
+    return best_quality, chosen
+
+
+ASSIGNMENTS: dict[str, Callable[[HeadOutput, Sequence[Tensor], DetectionLossConfig], dict[str, Tensor]]] = {
+    "one_to_one": one_to_one_losses,
+    "task_aligned": task_aligned_losses,
+}
+"""Name of an assignment -> a head's summed losses under it."""

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from groma.data.dialogues import DialogueBatch, PicturePrompts
+from groma.data.dialogues import DialogueBatch
+from groma.errors import InputError
 from groma.model.groma import AnswerLoss, GromaModel, VisualTokens
-from groma.model.splice import pack
 from groma.model.types import Regions
 from groma.prompt.tokens import SpecialTokenIds
+from groma.train.config import check_counts, check_numbers
 from groma.train.groups import parameter_groups
-from groma.train.language import report, splice_all
+from groma.train.language import answer_terms, pack_prompts
 from groma.train.objective import Losses, Objective, ParameterGroup
 
 
@@ -27,11 +28,30 @@ class ImaginationConfig:
     """How much the imagined regions leave to be guessed."""
 
     noise: float = 0.3
-    """Normal noise on a region token, relative to its content."""
+    """Standard deviation of the normal noise on a region token, whose content starts out with 0.7."""
     box_jitter: float = 0.05
-    """Normal noise on a region's box, relative to its size."""
+    """Normal deviation of a region's centre and size, as a share of its size; no more than twice that is drawn."""
     distractors: int = 8
     """Regions that show nothing or a piece of an object, at most."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "noise", minimum=0)
+        check_numbers(self, "box_jitter", minimum=0, below=0.1)
+        check_counts(self, "distractors", minimum=0)
+
+
+@dataclass(frozen=True, slots=True)
+class ImaginedRegions:
+    """What the regions of one picture are meant to show; R regions, the objects first."""
+
+    boxes_cxcywh: Tensor
+    """(R, 4) normalized."""
+    names: Tensor
+    """(R,) int64 class numbers; the number behind the last class: nothing."""
+    colours: Tensor
+    """(R,) int64 class numbers."""
+    strength: Tensor
+    """(R,) how much of it is seen, 0..1."""
 
 
 class Imagination(Objective):
@@ -56,48 +76,78 @@ class Imagination(Objective):
 
     def forward(self, batch: DialogueBatch, *, total_weight: float) -> Losses:
         """See the module."""
+        # a generator of the batch's own, so that a resumed run imagines as the uninterrupted one
         generator = torch.Generator().manual_seed(batch.indices[0])
         visual = [
-            self.imagine(picture, names, colours, generator)
+            self.imagine(picture.boxes_cxcywh, names, colours, generator)
             for picture, names, colours in zip(batch.pictures, batch.names, batch.colours, strict=True)
         ]
-        rows = [splice_all(p, seen, self.tokens, 0) for p, seen in zip(batch.pictures, visual, strict=True)]
-        loss: AnswerLoss = self._model[0](pack(rows, pad_id=self.tokens.pad), visual, total_tokens=total_weight)
-        return Losses(loss.total, report(loss, self.tokens, total_weight))
+        # object t was drawn as candidate t
+        matched = [v.regions.candidate.argsort()[: len(names)] for v, names in zip(visual, batch.names, strict=True)]
+        prompts = pack_prompts(batch.pictures, visual, matched, tokens=self.tokens, num_image_tokens=0)
+        loss: AnswerLoss = self._model[0](prompts, visual, total_tokens=total_weight)
+        return Losses(loss.total, answer_terms(loss, self.tokens, total_weight))
 
-    def imagine(self, picture: PicturePrompts, names: Tensor, colours: Tensor, generator: torch.Generator) -> VisualTokens:
-        """Objects and distractors in random order -> their tokens."""
+    def imagine(self, boxes_cxcywh: Tensor, names: Tensor, colours: Tensor, generator: torch.Generator) -> VisualTokens:
+        """Objects and distractors in random order -> their tokens.
 
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator)
+        Args:
+            boxes_cxcywh: (T, 4) the objects' boxes.
+            names: (T,) int64 class numbers.
+            colours: (T,) int64 class numbers.
+            generator: source of all choices, on the CPU.
 
-        count = int(torch.randint(0, self.config.distractors + 1, (1,), generator=generator))
-        nothing = self.name_table.num_embeddings - 1
-        piece_of = torch.randint(0, len(names), (count,), generator=generator)
-        is_piece = torch.rand(count, generator=generator) < 0.5
-        all_names = torch.cat((names, torch.where(is_piece, names[piece_of], nothing)))
-        all_colours = torch.cat((colours, torch.where(is_piece, colours[piece_of], 0)))
-        whole = picture.boxes_cxcywh
-        pieces = whole[piece_of].clone()
-        pieces[:, :2] += (torch.rand(count, 2, generator=generator) - 0.5) * pieces[:, 2:]
-        pieces[:, 2:] *= 0.3 + 0.4 * torch.rand(count, 2, generator=generator)
-        elsewhere = torch.rand(count, 4, generator=generator) * torch.tensor([1.0, 1.0, 0.4, 0.4])
-        extra = torch.where(is_piece[:, None], pieces, elsewhere)
-        jittered = whole + normal(len(whole), 4) * self.config.box_jitter * whole[:, 2:].repeat(1, 2)
-        boxes_cxcywh = torch.cat((jittered, extra))
-        order = torch.randperm(len(boxes_cxcywh), generator=generator)[: self.tokens.num_regions]
-        strength = torch.cat((torch.ones(len(names)), 0.3 + 0.4 * torch.rand(count, generator=generator)))
-        content = (self.name_table(all_names) + self.colour_table(all_colours)) * strength[:, None]
-        content = content + self.config.noise * normal(*content.shape)
-        features = content + self.box_mlp(boxes_cxcywh)
+        Returns:
+            At most as many regions as there are region tokens; a `candidate` below T is the object of that number.
+
+        Raises:
+            InputError: there are more objects than region tokens.
+        """
+        shown = self._draw(boxes_cxcywh, names, colours, generator)
+        count = len(shown.names)
+        order = torch.randperm(count, generator=generator)
+        noise = self.config.noise * torch.randn(count, self.language.hidden_size, generator=generator)
+        device = self.name_table.weight.device
+        content = self.name_table(shown.names.to(device)) + self.colour_table(shown.colours.to(device))
+        features = content * shown.strength.to(device)[:, None] + noise.to(device)
+        features = features + self.box_mlp(shown.boxes_cxcywh.to(device))
         regions = Regions(
-            boxes_cxcywh=boxes_cxcywh[order],
-            scores=torch.ones(len(order)),
+            boxes_cxcywh=shown.boxes_cxcywh[order],
+            scores=torch.ones(count),
             candidate=order,
-            num_proposals=len(boxes_cxcywh),
+            num_proposals=count,
             num_user=0,
         )
-        return VisualTokens(regions=regions, features=features[order])
+        return VisualTokens(regions=regions, features=features[order.to(device)])
+
+    def _draw(
+        self, boxes_cxcywh: Tensor, names: Tensor, colours: Tensor, generator: torch.Generator
+    ) -> ImaginedRegions:
+        """The objects, seen inexactly, and up to `distractors` regions that show a piece of one, or nothing."""
+        objects, room = len(names), self.tokens.num_regions
+        if objects > room:
+            raise InputError(f"{objects} objects cannot be imagined: the vocabulary has {room} region tokens.")
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(*shape, generator=generator)
+
+        most, jitter = min(self.config.distractors, room - objects), self.config.box_jitter
+        count = int(torch.randint(0, most + 1, (1,), generator=generator))
+        piece_of = torch.randint(0, objects, (count,), generator=generator)
+        is_piece = uniform(count) < 0.5
+        pieces = boxes_cxcywh[piece_of].clone()
+        pieces[:, :2] += (uniform(count, 2) - 0.5) * pieces[:, 2:]
+        pieces[:, 2:] *= 0.3 + 0.4 * uniform(count, 2)
+        elsewhere = uniform(count, 4) * torch.tensor([1.0, 1.0, 0.4, 0.4])
+        shift = (torch.randn(objects, 4, generator=generator) * jitter).clamp(-2 * jitter, 2 * jitter)
+        seen = boxes_cxcywh + shift * boxes_cxcywh[:, 2:].repeat(1, 2)
+        nothing = self.name_table.num_embeddings - 1
+        return ImaginedRegions(
+            boxes_cxcywh=torch.cat((seen, torch.where(is_piece[:, None], pieces, elsewhere))),
+            names=torch.cat((names, torch.where(is_piece, names[piece_of], nothing))),
+            colours=torch.cat((colours, torch.where(is_piece, colours[piece_of], 0))),
+            strength=torch.cat((torch.ones(objects), 0.3 + 0.4 * uniform(count))),
+        )
 
     def parts(self) -> dict[str, nn.Module]:
         """See Objective."""

@@ -3,17 +3,21 @@
 B pictures, R_i regions, U_i user's boxes, T_i annotated boxes of picture i.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from groma.data.dialogues import DialogueBatch, PicturePrompts
+from groma.errors import InputError
 from groma.image import Preprocessing
 from groma.model.groma import AnswerLoss, GromaModel, PictureTokens, VisualTokens
 from groma.model.selection import match_regions
-from groma.model.splice import Spliced, pack, splice
+from groma.model.splice import Spliced, SplicedBatch, pack, splice
+from groma.prompt.render import RenderedPrompt
 from groma.prompt.tokens import SpecialTokenIds
+from groma.train.config import check_numbers
 from groma.train.groups import freeze, parameter_groups
 from groma.train.objective import Losses, Objective, ParameterGroup
 from groma.train.perceptions import Perceptions
@@ -26,7 +30,10 @@ class LanguageConfig:
     train_language: bool = False
     """Stage 3: the language model as well; stage 2 keeps it frozen (paper, section 3.4)."""
     language_lr_scale: float = 1.0
-    """Factor on the language model's learning rate, where it is trained."""
+    """Factor on the learning rate of the language model and its added rows, where it is trained."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "language_lr_scale", minimum=0)
 
 
 class AnswerTraining(Objective):
@@ -45,7 +52,16 @@ class AnswerTraining(Objective):
         perceptions: Perceptions | None = None,
         seed: int = 0,
     ) -> None:
-        """`seed` draws the order of the regions, which training shuffles."""
+        """Freeze what the stage does not train.
+
+        Args:
+            model: the whole model.
+            tokens: ids of the special tokens.
+            preprocessing: normalizes the batches' pictures.
+            config: what is trained.
+            perceptions: stands for the pictures of batches that bring none.
+            seed: draws the order of the regions, which training shuffles.
+        """
         super().__init__()
         self.model, self.tokens, self.preprocessing, self.config = model, tokens, preprocessing, config
         self.perceptions = perceptions
@@ -66,29 +82,38 @@ class AnswerTraining(Objective):
 
     def forward(self, batch: DialogueBatch, *, total_weight: float) -> Losses:
         """See the class."""
-        loss = self._answer_loss(batch, self.read(batch), total_weight)
-        return Losses(loss.total, report(loss, self.tokens, total_weight))
+        visual = self.tokenize(batch)
+        matched = [match_regions(p.boxes_cxcywh, v.regions) for p, v in zip(batch.pictures, visual, strict=True)]
+        image_tokens = self.model.config.num_image_tokens
+        prompts = pack_prompts(batch.pictures, visual, matched, tokens=self.tokens, num_image_tokens=image_tokens)
+        loss = self.model(prompts, visual, total_tokens=total_weight)
+        return Losses(loss.total, answer_terms(loss, self.tokens, total_weight))
 
-    def read(self, batch: DialogueBatch) -> PictureTokens:
-        """Perceive the pictures, or recall what was perceived of them."""
-        if self.perceptions is not None:
-            return self.model.read(self.perceptions.recall(batch.indices))
-        return self.model.read(self.model.perceive(self.preprocessing.normalize(batch.images)))
-
-    def _answer_loss(self, batch: DialogueBatch, pictures: PictureTokens, total_weight: float) -> AnswerLoss:
+    def tokenize(self, batch: DialogueBatch) -> list[VisualTokens]:
+        """Localized visual tokens of every picture; all boxes that its questions point at, and all annotated ones,
+        are candidates, and regions come in a random order (golden README, "Region selection").
+        """
         # a generator of the batch's own, so that a resumed run shuffles as the uninterrupted one
         shuffle = torch.Generator().manual_seed(self._seed + batch.indices[0])
-        visual = self.model.tokenize(
-            pictures,
+        return self.model.tokenize(
+            self.read(batch),
             user_boxes_cxcywh=[p.user_boxes_cxcywh for p in batch.pictures],
             annotated_boxes_cxcywh=[p.boxes_cxcywh for p in batch.pictures],
             shuffle=shuffle,
         )
-        rows = [
-            splice_all(picture, seen, self.tokens, self.model.config.num_image_tokens)
-            for picture, seen in zip(batch.pictures, visual, strict=True)
-        ]
-        return self.model(pack(rows, pad_id=self.tokens.pad), visual, total_tokens=total_weight)
+
+    def read(self, batch: DialogueBatch) -> PictureTokens:
+        """Perceive the pictures, or recall what was perceived of them.
+
+        Raises:
+            InputError: the batch has no pictures, and there are no perceptions either.
+        """
+        device = next(self.model.parameters()).device
+        if batch.images is not None:
+            return self.model.read(self.model.perceive(self.preprocessing.normalize(batch.images.to(device))))
+        if self.perceptions is None:
+            raise InputError("The batch has no pictures and nothing was perceived before: give perceptions.")
+        return self.model.read(self.perceptions.recall(batch.indices, device=device))
 
     def parts(self) -> dict[str, nn.Module]:
         """See Objective."""
@@ -103,32 +128,59 @@ class AnswerTraining(Objective):
         return groups + parameter_groups("language", model.language, lr_scale=scale)
 
 
-def splice_all(
-    picture: PicturePrompts, seen: VisualTokens, tokens: SpecialTokenIds, num_image_tokens: int
-) -> list[Spliced]:
-    """All prompts about a picture; slots that name object t get the region that covers it best."""
-    matched = match_regions(picture.boxes_cxcywh, seen.regions).cpu()
-    return [
-        splice(
-            prompt.token_ids,
-            prompt.labels,
-            refer_regions=matched[list(prompt.refer_slots)],
-            ground_regions=matched[list(prompt.ground_slots)],
-            num_image_tokens=num_image_tokens,
-            num_regions=len(seen.regions),
-            tokens=tokens,
-        )
-        for prompt in picture.prompts
+def pack_prompts(
+    pictures: Sequence[PicturePrompts],
+    visual: Sequence[VisualTokens],
+    matched: Sequence[Tensor],
+    *,
+    tokens: SpecialTokenIds,
+    num_image_tokens: int,
+) -> SplicedBatch:
+    """All questions about B pictures, one row a picture.
+
+    Args:
+        pictures: questions whose slots name objects.
+        visual: what the model is given of each picture.
+        matched: B tensors (T_i,) int64, for each object of a picture the region that stands for it.
+        tokens: ids of the special tokens.
+        num_image_tokens: image tokens of a picture.
+
+    Returns:
+        The batch, on the device of the visual tokens.
+    """
+    rows = [
+        [_splice(prompt, regions, seen, tokens, num_image_tokens) for prompt in picture.prompts]
+        for picture, seen, regions in zip(pictures, visual, [m.cpu() for m in matched], strict=True)
     ]
+    return pack(rows, pad_id=tokens.pad).to(visual[0].features.device)
 
 
-def report(loss: AnswerLoss, tokens: SpecialTokenIds, total_weight: float) -> dict[str, Tensor]:
-    """Loss, share of right tokens, and of right region tokens among all region tokens times their share."""
+def _splice(
+    prompt: RenderedPrompt, matched: Tensor, seen: VisualTokens, tokens: SpecialTokenIds, num_image_tokens: int
+) -> Spliced:
+    return splice(
+        prompt.token_ids,
+        prompt.labels,
+        refer_regions=matched[list(prompt.refer_slots)],
+        ground_regions=matched[list(prompt.ground_slots)],
+        num_image_tokens=num_image_tokens,
+        num_regions=len(seen.regions),
+        tokens=tokens,
+    )
+
+
+def answer_terms(loss: AnswerLoss, tokens: SpecialTokenIds, total_weight: float) -> dict[str, Tensor]:
+    """What is reported of a micro-batch: terms that add up over the micro-batches of a step.
+
+    Returns:
+        "answer": the loss. "right": share of the tokens that were predicted. "region_right": the same among the
+        region tokens alone; micro-batches count by their tokens.
+    """
     right = (loss.predicted == loss.targets).float()
-    is_region = loss.targets >= tokens.region_ids[0]
+    is_region = (loss.targets >= tokens.region_ids[0]) & (loss.targets <= tokens.region_ids[-1])
+    regions_right = (right * is_region).sum() / is_region.sum().clamp(min=1)
     return {
         "answer": loss.total.detach(),
         "right": right.sum() / total_weight,
-        "region_right": (right * is_region).sum() / is_region.sum().clamp(min=1) * (len(right) / total_weight),
+        "region_right": regions_right * (len(right) / total_weight),
     }
-

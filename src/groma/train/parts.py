@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from groma.errors import CheckpointError
+from groma.pretrained import load
 from groma.train.checkpoint import MODEL
 
 PARTS_FILE = "parts.safetensors"
@@ -23,38 +25,52 @@ def save_parts(parts: Mapping[str, nn.Module], folder: Path) -> None:
 
 
 def load_parts(parts: Mapping[str, nn.Module], checkpoint: Path) -> list[str]:
-    """Load every part that the checkpoint has; return their names.
+    """Load every part that the checkpoint has, or none if one does not fit; return their names.
 
     Args:
         parts: name -> module to be filled.
-        checkpoint: a step's folder of an earlier stage.
+        checkpoint: a step's folder of an earlier stage, or any model that `groma.load` takes.
 
     Raises:
-        CheckpointError: no part is there, or one does not fit; names all offenders.
+        CheckpointError: there are no weights, or none of a part, or some do not fit; names all offenders.
     """
-    files = sorted((checkpoint / MODEL).glob("*.safetensors"))
-    if not files:
-        raise CheckpointError(f"No weights in {checkpoint / MODEL}: give a checkpoint folder of an earlier stage.")
-    tensors = {name: tensor for file in files for name, tensor in load_file(file).items()}
-    loaded = []
-    for part, module in parts.items():
-        own = {n.removeprefix(f"{part}."): t for n, t in tensors.items() if n.startswith(f"{part}.")}
-        if own:
-            _check_fit(part, own, module.state_dict(), checkpoint)
-            module.load_state_dict(own)
-            loaded.append(part)
-    if not loaded:
+    tensors = _read(checkpoint)
+    found = {part: _below(part, tensors) for part in parts}
+    found = {part: own for part, own in found.items() if own}
+    if not found:
         raise CheckpointError(f"{checkpoint} has none of the parts {', '.join(parts)}.")
-    return loaded
-
-
-def _check_fit(part: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], checkpoint: Path) -> None:
-    problems = [f"{part}.{n} is missing" for n in wanted.keys() - found.keys()]
-    problems += [f"{part}.{n} is not known" for n in found.keys() - wanted.keys()]
-    problems += [
-        f"{part}.{n} has shape {tuple(found[n].shape)}, expected {tuple(wanted[n].shape)}"
-        for n in found.keys() & wanted.keys()
-        if found[n].shape != wanted[n].shape
-    ]
+    problems = [text for part, own in found.items() for text in _misfits(part, own, parts[part].state_dict())]
     if problems:
-        raise CheckpointError(f"{checkpoint} does not fit the model: " + "; ".join(sorted(problems)))
+        raise CheckpointError(f"{checkpoint} does not fit the model: {'; '.join(problems)}.")
+    for part, own in found.items():
+        parts[part].load_state_dict(own)
+    return list(found)
+
+
+def _read(checkpoint: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint, by their names in memory."""
+    folder = checkpoint / MODEL
+    files = [folder / PARTS_FILE] if (folder / PARTS_FILE).is_file() else []
+    if not files:  # a whole model, as the last stages save it
+        return load(folder if folder.is_dir() else checkpoint, device="cpu").model.state_dict()
+    try:
+        return {name: tensor for file in files for name, tensor in load_file(file).items()}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: the weights cannot be read: {error}.") from error
+
+
+def _below(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of one part, by their names in it."""
+    prefix = f"{part}."
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _misfits(part: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    problems = [f"{part}.{name} is missing" for name in wanted.keys() - found.keys()]
+    problems += [f"{part}.{name} is not known" for name in found.keys() - wanted.keys()]
+    problems += [
+        f"{part}.{name} has shape {tuple(found[name].shape)}, expected {tuple(wanted[name].shape)}"
+        for name in found.keys() & wanted.keys()
+        if found[name].shape != wanted[name].shape
+    ]
+    return sorted(problems)

@@ -1,53 +1,68 @@
-"""Stage 0, for encoders that start from nothing: teach each patch what it shows, where its object lies, its colour.
+"""Stage 0, for encoders that start from nothing: teach the features of a region what it shows, and each patch where
+its object lies.
 
 The published method starts from DINOv2's self-supervised weights. Where those cannot be had, an encoder of the same
-architecture is taught here by dense labels. The heads are thrown away afterwards.
+architecture is taught here by labels. The heads are thrown away afterwards.
 
-B pictures, N patches of a picture, T annotated boxes of a picture (padded), C encoder width.
+B pictures, N patches of a picture, T_i annotated boxes of picture i, R boxes of all pictures, C encoder width.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from groma import boxes
 from groma.data.collate import VisionBatch
 from groma.image import Preprocessing
 from groma.model.deformable import grid_centres
 from groma.model.encoder import ImageEncoder
 from groma.model.proposer import BASE_BOX_SIZE, BoxHead
+from groma.model.roi_align import roi_align
+from groma.train.config import check_numbers
 from groma.train.detection_loss import (
     DetectionLossConfig,
     HeadOutput,
-    pad_targets,
     task_aligned_losses,
     weighted_total,
 )
 from groma.train.groups import parameter_groups
 from groma.train.objective import Losses, Objective, ParameterGroup
 
-BOXES = DetectionLossConfig(assignment="task_aligned")
+BOX_LOSSES = DetectionLossConfig(assignment="task_aligned")
+"""How the patches' boxes are taught; PretrainingConfig weights them against names and colours."""
+
+ROI_SIZE = 3
+"""Bins along each side of the box that a name is read from."""
+
+FIRST_GUESS = 4 * BASE_BOX_SIZE
+"""Side of the box that an untaught patch proposes: a common size of objects."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PretrainingConfig:
-    """Weights of the dense losses."""
+    """Weights of the losses."""
 
     name_weight: float = 1.0
     """Weight of the cross-entropy over object names."""
     colour_weight: float = 0.5
     """Weight of the cross-entropy over colours."""
-    box_weight: float = 1.0
+    box_weight: float = 0.5
     """Weight of objectness and box losses together."""
-    core: float = 0.8
-    """A patch is labelled with a box if its centre lies in the middle `core` share of it, in both axes."""
     label_smoothing: float = 0.05
     """Share of the name's target spread over all names."""
+    jitter: float = 0.05
+    """How far the sides of a box move before its features are read, as a share of its size (normal deviation)."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "name_weight", "colour_weight", "box_weight", "jitter", minimum=0)
+        check_numbers(self, "label_smoothing", minimum=0, below=1)
 
 
 class EncoderPretraining(Objective):
-    """Dense name, colour, objectness and box losses on the mean of the encoder's last blocks."""
+    """Names and colours of boxes, read by RoIAlign from the mean of the encoder's last blocks; boxes from patches."""
 
     def __init__(
         self,
@@ -63,7 +78,8 @@ class EncoderPretraining(Objective):
         self.encoder, self.preprocessing, self.config = encoder, preprocessing, config
         width = encoder.backbone.config.hidden_size
         self.norm = nn.LayerNorm(width)
-        self.name_head, self.colour_head = nn.Linear(width, num_names), nn.Linear(width, num_colours)
+        self.region_linear = nn.Linear(width * ROI_SIZE**2, 2 * width)
+        self.name_head, self.colour_head = nn.Linear(2 * width, num_names), nn.Linear(2 * width, num_colours)
         self.object_head, self.box_head = nn.Linear(width, 1), BoxHead(width, width)
         nn.init.constant_(self.object_head.bias, -3.0)
 
@@ -74,36 +90,41 @@ class EncoderPretraining(Objective):
     def forward(self, batch: VisionBatch, *, total_weight: float) -> Losses:
         """See the module's docstring."""
         maps = self.encoder(self.preprocessing.normalize(batch.images))
-        features = self.norm(torch.stack(maps.last).mean(0)).flatten(1, 2)  # (B, N, C)
-        targets, present = pad_targets(batch.boxes_cxcywh)
-        centres = grid_centres(maps.grid, device=features.device)
-        share, chosen = assign_patches(centres, targets, present, core=self.config.core)
-        picture, patch = share.nonzero(as_tuple=True)
-        labels = (picture, chosen[picture, patch])
-        taught, weight = features[picture, patch], share[picture, patch] / total_weight
-        names, colours = (_pad_labels(labels, targets.shape[1]) for labels in (batch.names, batch.colours))
-        name_logits, colour_logits = self.name_head(taught).float(), self.colour_head(taught).float()
+        features = self.norm(torch.stack(maps.last).mean(0))  # (B, H, W, C)
+        names, colours = torch.cat(batch.names), torch.cat(batch.colours)
+        regions = F.relu(self.region_linear(self._pool(features, batch)))
+        name_logits, colour_logits = self.name_head(regions).float(), self.colour_head(regions).float()
         smoothing = self.config.label_smoothing
-        name_loss = F.cross_entropy(name_logits, names[labels], reduction="none", label_smoothing=smoothing)
-        colour_loss = F.cross_entropy(colour_logits, colours[labels], reduction="none")
-        box_terms = task_aligned_losses(self._boxes(features, centres), batch.boxes_cxcywh, BOXES)
+        box_terms = task_aligned_losses(self._boxes(features), batch.boxes_cxcywh, BOX_LOSSES)
         terms = {
-            "name": (name_loss * weight).sum(),
-            "colour": (colour_loss * weight).sum(),
-            "box": weighted_total({n: v / total_weight for n, v in box_terms.items()}, BOXES),
+            "name": F.cross_entropy(name_logits, names, reduction="sum", label_smoothing=smoothing) / total_weight,
+            "colour": F.cross_entropy(colour_logits, colours, reduction="sum") / total_weight,
+            "box": weighted_total({n: v / total_weight for n, v in box_terms.items()}, BOX_LOSSES),
         }
         total = (
             self.config.name_weight * terms["name"]
             + self.config.colour_weight * terms["colour"]
             + self.config.box_weight * terms["box"]
         )
-        right = (name_logits.argmax(-1) == names[labels]) * weight
-        return Losses(total, {n: v.detach() for n, v in terms.items()} | {"name_right": right.sum().detach()})
+        right = (name_logits.argmax(-1) == names).sum() / total_weight
+        return Losses(total, {n: v.detach() for n, v in terms.items()} | {"name_right": right})
 
-    def _boxes(self, features: Tensor, centres: Tensor) -> HeadOutput:
-        guesses = torch.cat((centres, torch.full_like(centres, 4 * BASE_BOX_SIZE)), dim=-1)
-        boxes_cxcywh = (self.box_head(features) + torch.logit(guesses)).sigmoid()
-        return HeadOutput("", self.object_head(features)[..., 0].float(), boxes_cxcywh)
+    def _pool(self, features: Tensor, batch: VisionBatch) -> Tensor:
+        """(B, H, W, C) -> (R, C * P * P) features inside every annotated box, moved a little in training."""
+        corners_px = []
+        for boxes_cxcywh in batch.boxes_cxcywh:
+            if self.training:
+                noise = self.config.jitter * torch.randn_like(boxes_cxcywh)
+                boxes_cxcywh = boxes_cxcywh + noise * boxes_cxcywh[:, 2:].repeat(1, 2)
+            corners_px.append(boxes.cxcywh_to_xyxy(boxes_cxcywh) * features.shape[1])
+        return roi_align(features.permute(0, 3, 1, 2), corners_px, ROI_SIZE, stride=1.0).flatten(1)
+
+    def _boxes(self, features: Tensor) -> HeadOutput:
+        centres = grid_centres((features.shape[1], features.shape[2]), device=features.device)
+        guesses = torch.cat((centres, torch.full_like(centres, FIRST_GUESS)), dim=-1)
+        flat = features.flatten(1, 2)
+        boxes_cxcywh = (self.box_head(flat) + torch.logit(guesses)).sigmoid()
+        return HeadOutput("", self.object_head(flat)[..., 0].float(), boxes_cxcywh)
 
     def parts(self) -> dict[str, nn.Module]:
         """See Objective."""
@@ -111,39 +132,58 @@ class EncoderPretraining(Objective):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """The encoder, and the heads that are thrown away."""
-        heads = nn.ModuleList((self.norm, self.name_head, self.colour_head, self.object_head, self.box_head))
-        return [*parameter_groups("encoder", self.encoder), *parameter_groups("heads", heads)]
+        heads = (self.norm, self.region_linear, self.name_head, self.colour_head, self.object_head, self.box_head)
+        return [*parameter_groups("encoder", self.encoder), *parameter_groups("heads", nn.ModuleList(heads))]
 
 
-def assign_patches(centres: Tensor, targets_cxcywh: Tensor, present: Tensor, *, core: float) -> tuple[Tensor, Tensor]:
-    """Which box each patch is labelled with.
+@torch.no_grad()
+def initialize_from_scratch(encoder: ImageEncoder) -> None:
+    """Start an untrained DINOv2 where small transformers learn fastest.
 
-    A patch whose centre lies in the core of several boxes belongs to the one whose middle is nearest, in units of
-    that box; every box gets at least the patch nearest to its middle.
-
-    Args:
-        centres: (N, 2) normalized (x, y).
-        targets_cxcywh: (B, T, 4) padded boxes.
-        present: (B, T) which of them are real.
-        core: share of the box, in each axis, that counts as its core.
-
-    Returns:
-        (B, N) weight of the patch, 0 for background; the patches of one box share a weight of 1.
-        (B, N) index of the box.
+    Sine positions of a strength that attention can use at once, weights scaled by fan-in, and attention that begins
+    by looking at similar (so near) patches: "mimetic" initialization (arXiv 2305.09828, section 3).
     """
-    middle, half = targets_cxcywh[:, None, :, :2], targets_cxcywh[:, None, :, 2:].clamp(min=1e-6) / 2
-    distance = ((centres[None, :, None] - middle).abs() / half).amax(-1)  # (B, N, T), below 1: inside
-    distance = distance.masked_fill(~present[:, None], float("inf"))
-    nearest = distance.argmin(1, keepdim=True)  # (B, 1, T)
-    forced = torch.zeros_like(distance, dtype=torch.bool).scatter_(1, nearest, True) & present[:, None]
-    distance = torch.where(forced, distance.clamp(max=core) * 1e-3, distance)
-    best, chosen = distance.min(-1)
-    labelled = best < core
-    counts = torch.zeros_like(targets_cxcywh[..., 0]).scatter_add_(1, chosen, labelled.float())
-    return labelled / counts.gather(1, chosen).clamp(min=1), chosen
+    backbone = encoder.backbone
+    width, heads = backbone.config.hidden_size, backbone.config.num_attention_heads
+    positions = backbone.embeddings.position_embeddings
+    positions[:, 1:] = _sine_grid(round((positions.shape[1] - 1) ** 0.5), width, strength=0.5)
+    for module in backbone.encoder.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.7 * module.in_features**-0.5)
+    for layer in backbone.encoder.layer:
+        query, key, value, output = _attention_weights(layer)
+        rows = width // heads
+        for head in range(heads):
+            place = slice(head * rows, (head + 1) * rows)
+            left, right = _factors(0.7 * _noise(width) + 0.7 * torch.eye(width), rank=rows)
+            query[place], key[place] = left, right
+        left, right = _factors(0.4 * _noise(width) - 0.4 * torch.eye(width), rank=width)
+        value.copy_(left)
+        output.copy_(right.T)
 
 
-def _pad_labels(labels: tuple[Tensor, ...], length: int) -> Tensor:
-    """B tensors (T_i,) int64 -> (B, length)."""
-    return torch.stack([F.pad(row, (0, length - len(row))) for row in labels])
+def _attention_weights(layer: nn.Module) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Query, key, value and output matrices of a block, whatever the installed transformers calls them."""
+    found = {name.rsplit(".", 2)[-2]: p for name, p in layer.attention.named_parameters() if name.endswith("weight")}
+    names = ("q_proj", "k_proj", "v_proj", "o_proj") if "q_proj" in found else ("query", "key", "value", "dense")
+    query, key, value, output = (found[name] for name in names)
+    return query, key, value, output
 
+
+def _factors(matrix: Tensor, *, rank: int) -> tuple[Tensor, Tensor]:
+    """(n, n) -> two (rank, n) whose product left.T @ right comes nearest to it."""
+    u, s, v = torch.linalg.svd(matrix)
+    scale = s[:rank].sqrt()
+    return (u[:, :rank] * scale).T, (v[:rank].T * scale).T
+
+
+def _noise(width: int) -> Tensor:
+    return torch.randn(width, width) / math.sqrt(width)
+
+
+def _sine_grid(side: int, width: int, *, strength: float) -> Tensor:
+    """(1, side * side, width) sines and cosines of x and y, from half a wave over the picture to 8 waves."""
+    frequencies = math.pi * 2 ** torch.linspace(-1, 3, width // 4)
+    x, y = grid_centres((side, side), device=torch.device("cpu")).unbind(-1)
+    angles = torch.cat((x[:, None] * frequencies, y[:, None] * frequencies), dim=-1)
+    return strength * torch.cat((angles.sin(), angles.cos()), dim=-1)[None]

@@ -59,8 +59,8 @@ def tiny_config() -> GromaConfig:
 MODELS = {"tiny": tiny_config}
 """Name of an architecture -> its configuration."""
 
-TOKENIZER = "src/groma/assets/groma-tiny"
-"""Folder of the small model's tokenizer, made by scripts/make_tiny_tokenizer.py."""
+TOKENIZER = "groma-tiny"
+"""The small model's tokenizer, which comes with the package; made by scripts/make_tiny_tokenizer.py."""
 
 
 def _tiny_training(steps: int, *, lr: float, muon_lr: float, seed: int = 0) -> TrainingConfig:
@@ -76,7 +76,7 @@ def tiny_pretrain_crops() -> StageConfig:
     return StageConfig(
         stage="pretrain",
         data=SceneData(batch_size=24, size_px=224, crop_px=80, seed=1),
-        training=_tiny_training(3000, lr=1e-3, muon_lr=2e-3),
+        training=_tiny_training(3000, lr=2e-3, muon_lr=4e-3),
     )
 
 

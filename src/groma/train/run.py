@@ -1,12 +1,18 @@
-"""Run a stage: build the parts it needs, take what earlier stages learned, and hand all to the one loop."""
+"""Run a stage: build the parts it needs, take what earlier stages learned, and hand all to the one loop.
+
+StageConfig -> objective (fresh parts) <- parts of earlier stages' checkpoints
+            -> stream of batches       -> groma.train.loop.train -> checkpoints with all parts
+"""
 
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from groma.data.scenes.atlas import atlas
+from groma.errors import InputError
 from groma.image import Preprocessing
 from groma.model.config import GromaConfig
 from groma.model.encoder import ImageEncoder
@@ -21,13 +27,14 @@ from groma.train.language import AnswerTraining
 from groma.train.loop import Hooks, TrainResult, train
 from groma.train.objective import BatchStream, Objective
 from groma.train.parts import load_parts, save_parts
-from groma.train.perceptions import Perceptions
-from groma.train.pretraining import EncoderPretraining
+from groma.train.perceptions import Perceptions, identity_of
+from groma.train.pretraining import EncoderPretraining, initialize_from_scratch
 from groma.train.recipes import MODELS
 from groma.train.stage import LANGUAGE_STAGES, StageConfig
 from groma.train.streams import COLOUR_NUMBERS, DialogueStream, SceneStream
 
 VALIDATION_BATCHES = 4
+"""Batches of the validation split, always the same ones, that an evaluation looks at."""
 
 
 def run_stage(
@@ -43,18 +50,24 @@ def run_stage(
     Args:
         config: what defines the run.
         out: folder for checkpoints and metrics.
-        init: checkpoint folders of earlier stages whose parts this run starts from; later ones win.
+        init: checkpoint folders of earlier stages whose parts this run starts from; later ones win. A resumed run
+            needs the same ones, as it takes the frozen parts from there.
         resume: see `groma.train.loop.train`.
         may_change_steps: see `groma.train.loop.train`.
 
     Raises:
-        CheckpointError: a folder of `init` holds none of the parts, or parts of other shapes.
+        InputError: the configuration does not fit the architecture, or a resumed run's.
+        CheckpointError: a folder of `init` holds none of the parts, or parts of other shapes; or the pictures were
+            perceived before by other weights.
     """
     world = current_world()
     torch.manual_seed(config.training.loop.seed)
-    objective = build_objective(config, MODELS[config.model]())
+    objective = build_objective(config)
     for checkpoint in init:
         load_parts(objective.parts(), checkpoint)
+    if isinstance(objective, AnswerTraining) and objective.perceptions is not None:
+        identity = identity_of(objective.model, seed=config.data.seed, size_px=config.data.size_px)
+        objective.perceptions.check_identity(identity)
     objective.to(world.device)
     return train(
         objective,
@@ -71,14 +84,42 @@ def run_stage(
     )
 
 
-def build_objective(config: StageConfig, model: GromaConfig) -> Objective:
-    """The stage's loss with freshly initialized parts."""
+def find_model(name: str) -> GromaConfig:
+    """The architecture of that name, a key of MODELS.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in MODELS:
+        raise InputError(f"There is no architecture {name!r}; known are {', '.join(MODELS)}.")
+    return MODELS[name]()
+
+
+def find_tokenizer(name: str) -> PromptTokenizer:
+    """A tokenizer that comes with the package, or that of a folder.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    packaged = Path(str(files("groma") / "assets" / name))
+    return load_tokenizer(packaged if packaged.is_dir() else Path(name))
+
+
+def build_objective(config: StageConfig) -> Objective:
+    """The stage's loss with freshly initialized parts.
+
+    Raises:
+        InputError: pictures or tokenizer do not fit the architecture.
+    """
+    model = find_model(config.model)
     model.encoder._attn_implementation = "eager"  # at this size plain matmuls beat the fused CPU kernel
     preprocessing = Preprocessing(size_px=config.data.size_px)
     if config.stage in LANGUAGE_STAGES:
         return _language_objective(config, model, preprocessing)
+    _check_side(config.data.crop_px or config.data.size_px, model)
     encoder = ImageEncoder(model.encoder, model.proposer.num_encoder_blocks)
     if config.stage == "pretrain":
+        initialize_from_scratch(encoder)
         return EncoderPretraining(
             encoder,
             preprocessing,
@@ -96,18 +137,25 @@ def build_objective(config: StageConfig, model: GromaConfig) -> Objective:
 
 
 def _language_objective(config: StageConfig, model: GromaConfig, preprocessing: Preprocessing) -> Objective:
-    tokens = tokenizer_of(config).special
-    whole = GromaModel(model)
+    tokens = find_tokenizer(config.tokenizer).special
+    regions, words = model.selection.max_regions, model.language.get_text_config().vocab_size
+    if (tokens.num_regions, tokens.base_vocab_size) != (regions, words):
+        raise InputError(
+            f"The tokenizer {config.tokenizer} has {tokens.num_regions} region tokens beside {tokens.base_vocab_size} "
+            f"others, but the architecture {config.model!r} has {regions} beside {words}."
+        )
     if config.stage == "speak":
         return Imagination(
-            whole,
+            GromaModel(model),
             tokens,
             num_names=len(atlas().names),
             num_colours=len(COLOUR_NUMBERS),
             config=config.imagination,
         )
+    if config.data.size_px != model.image_size:
+        raise InputError(f"data.size_px must be the model's image_size, {model.image_size}, got {config.data.size_px}.")
     return AnswerTraining(
-        whole,
+        GromaModel(model),
         tokens,
         preprocessing,
         config=config.language,
@@ -116,15 +164,16 @@ def _language_objective(config: StageConfig, model: GromaConfig, preprocessing: 
     )
 
 
-def tokenizer_of(config: StageConfig) -> PromptTokenizer:
-    """The tokenizer that a language stage is told to use."""
-    return load_tokenizer(Path(config.tokenizer))
+def _check_side(side_px: int, model: GromaConfig) -> None:
+    if side_px % model.patch_size:
+        raise InputError(
+            f"Pictures of {side_px} px cannot be cut into patches of {model.patch_size} px: choose a multiple."
+        )
 
 
 def build_stream(config: StageConfig, world: World, *, split: str = "train") -> BatchStream:
-    """This process's batches. Evaluation splits are given without crops' companions of training: no series, no cache."""
+    """This process's batches of a split. Only training pictures were perceived before, and come again and again."""
     data = config.data
-    place = {"rank": world.rank, "world_size": world.size, "split": split}
     if config.stage not in LANGUAGE_STAGES:
         return SceneStream(
             batch_size=data.batch_size,
@@ -132,29 +181,34 @@ def build_stream(config: StageConfig, world: World, *, split: str = "train") -> 
             seed=data.seed,
             sources=data.sources,
             crop_px=data.crop_px,
-            **place,
+            rank=world.rank,
+            world_size=world.size,
+            split=split,
         )
-    tokenizer = tokenizer_of(config)
-    cached = bool(data.perceptions) and split == "train"
+    tokenizer = find_tokenizer(config.tokenizer)
+    perceived = bool(data.perceptions) and split == "train"
     return DialogueStream(
         tokenizer=tokenizer,
-        chat_format=chat_format(MODELS[config.model]().chat_format, tokenizer),
+        chat_format=chat_format(find_model(config.model).chat_format, tokenizer),
         batch_size=data.batch_size,
         size_px=data.size_px,
         seed=data.seed,
         kinds=data.kinds,
         questions=data.questions,
-        series=Perceptions(Path(data.perceptions)).count if cached else None,
-        with_images=config.stage != "speak" and not cached,
-        **place,
+        series=Perceptions(Path(data.perceptions)).count if perceived else None,
+        with_images=config.stage != "speak" and not perceived,
+        rank=world.rank,
+        world_size=world.size,
+        split=split,
     )
 
 
 @torch.no_grad()
 def validation_terms(objective: Objective, config: StageConfig) -> Mapping[str, float]:
     """The stage's loss terms on a few fixed validation scenes."""
+    device = next(objective.parameters()).device
     stream = build_stream(config, World(), split="validation")
-    batches = [stream.next() for _ in range(VALIDATION_BATCHES)]
+    batches = [stream.next().to(device) for _ in range(VALIDATION_BATCHES)]
     total = sum(objective.weight(batch) for batch in batches)
     terms: dict[str, float] = {}
     for batch in batches:

@@ -1,9 +1,9 @@
-"""What defines a run of a stage, and the run itself: model + objective + batches -> the one training loop."""
+"""What defines a run of a stage: plain values, checked where they enter. `recipes` fills them in, `run` runs them."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from groma.train.config import TrainingConfig
+from groma.train.config import TrainingConfig, check_counts, check_numbers, require
 from groma.train.detection_loss import DetectionLossConfig
 from groma.train.imagination import ImaginationConfig
 from groma.train.language import LanguageConfig
@@ -55,6 +55,13 @@ class SceneData:
     perceptions: str = ""
     """Language stages: folder of pictures perceived before (groma.train.perceptions); "": perceive each anew."""
 
+    def __post_init__(self) -> None:
+        check_counts(self, "batch_size", "size_px", "questions", minimum=1)
+        check_counts(self, "seed", minimum=0)
+        if self.crop_px is not None:
+            check_counts(self, "crop_px", minimum=1)
+        require(self, "sources", len(self.sources) > 0, "at least one source")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageConfig:
@@ -77,9 +84,15 @@ class StageConfig:
     language: LanguageConfig = field(default_factory=LanguageConfig)
     """What stages "align" and "instruct" train."""
     tokenizer: str = ""
-    """Language stages: folder of the tokenizer."""
+    """Language stages: a tokenizer that comes with the package, or a folder."""
     encoder_lr_scale: float = 0.0
     """Stage "detect": factor on the learning rate of the encoder; 0 keeps it frozen, as published."""
+
+    def __post_init__(self) -> None:
+        require(self, "stage", self.stage in get_args(Stage), f"one of {', '.join(get_args(Stage))}")
+        check_numbers(self, "encoder_lr_scale", minimum=0)
+        if self.stage in LANGUAGE_STAGES:
+            require(self, "tokenizer", bool(self.tokenizer), f"given for stage {self.stage!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """Nested values that survive JSON, without the loop's own part, which the loop records itself."""

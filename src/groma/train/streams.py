@@ -1,25 +1,30 @@
 """Seeded batches of procedural scenes for the stages of the small model."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from groma.data.collate import VisionBatch
-from groma.data.dialogues import DialogueBatch, prompts_about
+from groma.data.dialogues import DialogueBatch, PicturePrompts, prompts_about
 from groma.data.scenes.atlas import atlas
-from groma.data.scenes.colours import COLOURS
 from groma.data.scenes.closeups import close_ups
+from groma.data.scenes.colours import COLOURS
 from groma.data.scenes.scene import Scene, make_scene
 from groma.prompt.chat_format import ChatFormat
 from groma.prompt.tokenizer_base import PromptTokenizer
+from groma.prompt.tokens import IGNORE_INDEX
 from groma.train.objective import BatchStream
 
 NAME_NUMBERS = {name: number for number, name in enumerate(atlas().names)}
+"""Name that training shows -> class number."""
 COLOUR_NUMBERS = {None: 0} | {colour: number for number, colour in enumerate(COLOURS, start=1)}
-"""0 is "its natural colours"."""
+"""Colour -> class number; 0 is "its natural colours"."""
+USER_JITTER = 0.04
+"""How inexact boxes are drawn that questions point at; see `prompts_about`."""
 
 
 class SceneStream(BatchStream):
@@ -80,15 +85,23 @@ class SceneStream(BatchStream):
         self.number = int(state["number"])
 
 
-def vision_batch(scenes: list[Scene], source: str) -> VisionBatch:
-    """Scenes -> pictures, boxes and labels as tensors."""
+def vision_batch(scenes: Sequence[Scene], source: str) -> VisionBatch:
+    """Scenes -> pictures, boxes and labels as tensors; names that training never shows have no number."""
+    names, colours = scene_labels(scenes)
     return VisionBatch(
         images=torch.from_numpy(np.stack([scene.image for scene in scenes])),
         boxes_cxcywh=tuple(torch.tensor(scene.boxes_cxcywh, dtype=torch.float32) for scene in scenes),
         source=source,
-        names=tuple(torch.tensor([NAME_NUMBERS.get(o.name, 0) for o in scene.objects]) for scene in scenes),
-        colours=tuple(torch.tensor([COLOUR_NUMBERS[o.colour] for o in scene.objects]) for scene in scenes),
+        names=names,
+        colours=colours,
     )
+
+
+def scene_labels(scenes: Sequence[Scene]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """B scenes -> B tensors (T_i,) int64 numbers of names, and B of colours."""
+    names = [[NAME_NUMBERS.get(entry.name, IGNORE_INDEX) for entry in scene.objects] for scene in scenes]
+    colours = [[COLOUR_NUMBERS[entry.colour] for entry in scene.objects] for scene in scenes]
+    return tuple(map(torch.tensor, names)), tuple(map(torch.tensor, colours))
 
 
 class DialogueStream(BatchStream):
@@ -108,14 +121,30 @@ class DialogueStream(BatchStream):
         seed: int,
         kinds: Mapping[str, float],
         questions: int,
-        jitter: float = 0.04,
+        jitter: float = USER_JITTER,
         series: int | None = None,
         with_images: bool = True,
         rank: int = 0,
         world_size: int = 1,
         split: str = "train",
     ) -> None:
-        """`questions` a picture; `with_images` False leaves the pictures out of the batch."""
+        """Start a series.
+
+        Args:
+            tokenizer: the model's.
+            chat_format: the model's.
+            batch_size: scenes in a micro-batch of this process.
+            size_px: side of a scene.
+            seed: which series.
+            kinds: kind of question -> how often it is drawn.
+            questions: how many questions about each scene.
+            jitter: see `prompts_about`.
+            series: number of scenes that come again and again; None: every scene is new.
+            with_images: False leaves the pictures out of the batch.
+            rank: number of this process.
+            world_size: number of processes.
+            split: see `make_scene`.
+        """
         self.tokenizer, self.chat_format = tokenizer, chat_format
         self.batch_size, self.size_px, self.seed, self.kinds = batch_size, size_px, seed, dict(kinds)
         self.questions, self.jitter, self.series, self.with_images = questions, jitter, series, with_images
@@ -128,27 +157,27 @@ class DialogueStream(BatchStream):
         places = range(first, first + self.batch_size)
         indices = tuple(self._scene_index(place) for place in places)
         scenes = [make_scene(self.split, index, self.seed, size_px=self.size_px) for index in indices]
-        pictures = tuple(
-            prompts_about(
-                scene,
-                np.random.default_rng((self.seed, place)),
-                tokenizer=self.tokenizer,
-                chat_format=self.chat_format,
-                kinds=self.kinds,
-                count=self.questions,
-                jitter=self.jitter,
-            )
-            for scene, place in zip(scenes, places, strict=True)
-        )
         self.number += 1
-        seen = vision_batch(scenes, "scenes")
+        names, colours = scene_labels(scenes)
         return DialogueBatch(
-            pictures=pictures,
-            images=seen.images if self.with_images else seen.images[:, :0, 0, 0],
+            pictures=tuple(self._ask(scene, place) for scene, place in zip(scenes, places, strict=True)),
+            images=torch.from_numpy(np.stack([scene.image for scene in scenes])) if self.with_images else None,
             indices=indices,
-            names=seen.names,
-            colours=seen.colours,
+            names=names,
+            colours=colours,
             source="scenes",
+        )
+
+    def _ask(self, scene: Scene, place: int) -> PicturePrompts:
+        """Questions for the picture at a place of the stream: other ones when its scene comes again."""
+        return prompts_about(
+            scene,
+            np.random.default_rng((self.seed, place)),
+            tokenizer=self.tokenizer,
+            chat_format=self.chat_format,
+            kinds=self.kinds,
+            count=self.questions,
+            jitter=self.jitter,
         )
 
     def _scene_index(self, place: int) -> int:
@@ -156,7 +185,7 @@ class DialogueStream(BatchStream):
             return place
         epoch, position = divmod(place, self.series)
         # an affine map modulo a number is a permutation when the factor shares no divisor with it
-        factor = int(np.random.default_rng((self.seed, epoch)).integers(1, self.series)) | 1
+        factor = int(np.random.default_rng((self.seed, epoch)).integers(self.series)) | 1
         while math.gcd(factor, self.series) != 1:
             factor += 2
         return (position * factor + epoch) % self.series

@@ -21,14 +21,16 @@ def close_ups(scene: Scene, side_px: int, rng: np.random.Generator) -> list[Scen
         scene: what is cut up.
         side_px: K.
         rng: draws how close and where.
+
+    Returns:
+        Close-ups in the order of the objects; the object that one was made for is wholly in it. How much of a
+        neighbour at the edge is visible is estimated from the areas of its boxes.
     """
     picture = Image.fromarray(scene.image)
     return [_close_up(scene, picture, entry, side_px, rng) for entry in scene.objects]
 
 
-def _close_up(
-    scene: Scene, picture: Image.Image, entry: SceneObject, side_px: int, rng: np.random.Generator
-) -> Scene:
+def _close_up(scene: Scene, picture: Image.Image, entry: SceneObject, side_px: int, rng: np.random.Generator) -> Scene:
     x1, y1, x2, y2 = entry.box_xyxy_px
     longer = max(x2 - x1, y2 - y1)
     window = min(longer * rng.uniform(*_MARGIN), scene.size_px)
@@ -38,9 +40,7 @@ def _close_up(
     scale = side_px / window
     seen = picture.resize((side_px, side_px), Image.Resampling.BILINEAR, (left, top, left + window, top + window))
     shown = [_move(other, left, top, scale, side_px) for other in scene.objects]
-    return Scene(
-        image=np.asarray(seen), objects=tuple(o for o in shown if o is not None), background=scene.background
-    )
+    return Scene(image=np.asarray(seen), objects=tuple(o for o in shown if o is not None), background=scene.background)
 
 
 def _move(entry: SceneObject, left: float, top: float, scale: float, side_px: int) -> SceneObject | None:
@@ -48,8 +48,16 @@ def _move(entry: SceneObject, left: float, top: float, scale: float, side_px: in
     x1, y1, x2, y2 = entry.box_xyxy_px
     moved = [round((v - offset) * scale) for v, offset in ((x1, left), (y1, top), (x2, left), (y2, top))]
     clipped = [min(max(v, 0), side_px) for v in moved]
-    whole = (moved[2] - moved[0]) * (moved[3] - moved[1])
-    area = max(clipped[2] - clipped[0], 0) * max(clipped[3] - clipped[1], 0)
-    if whole <= 0 or area < _LEAST_SHARE * whole or area == 0:
+    whole, shown = _area(moved), _area(clipped)
+    if shown == 0 or shown < _LEAST_SHARE * whole:
         return None
-    return replace(entry, box_xyxy_px=(clipped[0], clipped[1], clipped[2], clipped[3]))
+    return replace(
+        entry,
+        box_xyxy_px=(clipped[0], clipped[1], clipped[2], clipped[3]),
+        visible_share=entry.visible_share * shown / whole,
+    )
+
+
+def _area(box_xyxy_px: list[int]) -> int:
+    x1, y1, x2, y2 = box_xyxy_px
+    return max(x2 - x1, 0) * max(y2 - y1, 0)

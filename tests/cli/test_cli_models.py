@@ -1,0 +1,95 @@
+"""convert, info and evaluate."""
+
+import json
+
+import pytest
+from random_model import CONTEXT, MAX_REGIONS, random_groma, sentence
+
+import groma.evaluate
+
+
+def test_info_for_machines(groma, model):
+    facts = json.loads(groma("info", model, "--json").out)
+    parts = facts["parameters"]
+    counted = sum(parameter.numel() for parameter in random_groma().model.parameters())
+    assert parts["total"] == counted == sum(count for part, count in parts.items() if part != "total")
+    assert set(parts) == {"encoder", "proposer", "region_encoder", "projector", "language", "total"}
+    assert facts["geometry"] == "corrected"
+    assert facts["image_size_px"] == 128
+    assert facts["image_tokens"] == 16
+    assert (facts["max_regions"], facts["context_tokens"]) == (MAX_REGIONS, CONTEXT)
+    assert facts["chat_format"] == "compact"
+    assert facts["provenance"] == {"stages": ["random weights"], "seed": 0}
+    assert facts["dtype"] == "float32"
+    sizes = facts["bytes_on_disk"]
+    assert sizes["model.safetensors"] > 4 * counted
+    assert sizes["total"] == sum(size for name, size in sizes.items() if name != "total")
+
+
+def test_info_for_people(groma, model):
+    ran = groma("info", model)
+    assert ran.status == 0
+    assert "corrected" in ran.out
+    assert "parameters.total" in ran.out
+
+
+def test_convert_gives_the_same_answers(groma, model, picture, tmp_path):
+    out = tmp_path / "converted"
+    ran = groma("convert", model, out)
+    assert (ran.status, ran.out) == (0, f"written: {out}\n"), ran.err
+
+    def answer(folder):
+        return json.loads(groma("ask", picture, "What?", "--json", "--max-new-tokens", 16, "--model", folder).out)
+
+    assert answer(out) == answer(model)
+
+
+def test_convert_overwrites_nothing(groma, model, tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").write_text("kept")
+    assert "is there already" in sentence(groma("convert", model, tmp_path / "precious"))
+    assert (tmp_path / "precious" / "file").read_text() == "kept"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """A benchmark of no work, to see what is handed on."""
+
+    def made_up(assistant, n, seed):
+        return {"n": n, "seed": seed, "regions": assistant.max_regions, "never": float("nan"), "by": {"size": 0.25}}
+
+    monkeypatch.setitem(groma.evaluate.BENCHMARKS, "made-up", made_up)
+    return "made-up"
+
+
+def test_evaluate_prints_exactly_the_figures(groma, model, benchmark, tmp_path):
+    expected = {"n": 7, "seed": 3, "regions": MAX_REGIONS, "never": None, "by": {"size": 0.25}}
+    arguments = ("evaluate", model, "--benchmark", benchmark, "--n", 7, "--seed", 3)
+    assert json.loads(groma(*arguments, "--json").out) == expected
+    ran = groma(*arguments, "--out", tmp_path / "figures.json")
+    assert "by.size" in ran.out
+    assert json.loads((tmp_path / "figures.json").read_text()) == expected
+
+
+@pytest.mark.slow
+def test_evaluate_scenes_keys(groma, model):
+    """The real benchmark on two scenes: the keys that are promised, each a number or null."""
+    figures = json.loads(groma("evaluate", model, "--n", 2, "--seed", 1, "--json").out)
+    promised = {"recall50", "recall75", "refer_name", "refer_attribute", "refer_relation", "name_region"}
+    promised |= {"locate_all_f1", "refused_absent", "refused_present", "caption_grounding", "ece"}
+    assert promised <= set(figures)
+    assert all(value is None or isinstance(value, int | float | dict | list) for value in figures.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--benchmark", "scene"), "did you mean 'scenes'?"),
+        (("--benchmark", "xyzzy"), "known are "),
+        (("--n", 0), "--n must be at least 1"),
+        (("--seed", -1), "--seed must be from 0"),
+        (("--out", "missing/figures.json"), "there is no folder"),
+    ],
+)
+def test_evaluate_refuses(groma, model, options, expected):
+    assert expected in sentence(groma("evaluate", model, *options))

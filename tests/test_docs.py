@@ -1,0 +1,50 @@
+"""The documentation is true where a machine can tell: its links lead somewhere, its commands exist."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import tyro
+
+from groma.cli import COMMANDS
+from groma.cli.arguments import spell_out_regions
+from groma.cli.train import find_recipe
+
+ROOT = Path(__file__).parent.parent
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
+COMMAND_BLOCK = re.compile(r"```sh\n(.*?)```", re.DOTALL)
+FILE_IN_TEXT = re.compile(r"`((?:src/groma|tests|scripts|docs|examples)/[\w./-]*\w)`")
+
+
+def commands() -> list[str]:
+    return [
+        part.partition("#")[0].strip()
+        for page in PAGES
+        for block in COMMAND_BLOCK.findall(page.read_text(encoding="utf-8"))
+        for line in block.replace("\\\n", " ").splitlines()
+        for part in line.split("&&")
+        if part.strip().startswith("groma ")
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_named_files_exist(page):
+    text = page.read_text(encoding="utf-8")
+    missing = [link for link in LINK.findall(text) if not (page.parent / link).exists()]
+    missing += [name for name in FILE_IN_TEXT.findall(text) if not (ROOT / name).exists()]
+    assert missing == []
+
+
+def test_commands_are_found():
+    assert len(commands()) >= 8
+
+
+@pytest.mark.parametrize("command", commands())
+def test_documented_commands_are_understood(command):
+    _, *arguments = shlex.split(command)
+    if arguments[0] == "train":
+        find_recipe(arguments[1])
+        return
+    tyro.cli(COMMANDS, args=spell_out_regions(arguments))
