@@ -62,7 +62,7 @@ def load(
         device: where it runs, such as "cpu", "cuda", "cuda:1" or "mps"; None: a CUDA device if there is one, else the
             CPU.
         dtype: type that the model computes in; "stored": as in the files. None: float32, whatever is stored, but
-            bfloat16 for models of more than a billion parameters on a GPU.
+            bfloat16 for models of more than a billion parameters on a GPU. The proposer computes in float32 always.
 
     Raises:
         CheckpointError: there is no such model, or it is incomplete, damaged, of another kind, or does not fit
@@ -115,7 +115,7 @@ def save_parts(
         with quiet_transformers():
             model.save_pretrained(temporary, state_dict=weights, max_shard_size=MAX_SHARD_SIZE)
         stored = str(dtype or model.dtype).removeprefix("torch.")
-        write_json(temporary / CONFIG, model.config.to_diff_dict() | {"dtype": stored})
+        write_json(temporary / CONFIG, dict(sorted((model.config.to_diff_dict() | {"dtype": stored}).items())))
         write_json(temporary / PREPROCESSOR, preprocessing.to_dict())
         tokenizer.save(temporary)
         if card is not None:
@@ -137,7 +137,7 @@ def convert(source: str | Path, out: str | Path) -> Groma:
         InputError: `out` holds something already.
     """
     groma = load(source, device="cpu", dtype="stored")
-    save(groma, out)
+    save(groma, out, dtype=groma.model.dtype)  # the proposer too, which is loaded in float32 whatever is stored
     return groma
 
 

@@ -16,6 +16,7 @@ import torch
 
 from groma.convert.published import load_published_weights, published_config
 from groma.image import Preprocessing
+from groma.model.config import GromaConfig
 from groma.model.groma import GromaModel
 from groma.prompt.tokens import SpecialTokenIds
 
@@ -82,25 +83,33 @@ def _model(folder: str, name: str) -> GromaModel:
     return build_model(info)
 
 
-def build_model(info: dict) -> GromaModel:
-    """The model of a case with its seeded weights under the published names, in evaluation mode."""
-    config = published_config(
+def config_of(info: dict) -> GromaConfig:
+    """The configuration of a case or of a manifest, through the published layout."""
+    return published_config(
         {
             "perceiver_cfg": {"vis_encoder_cfg": info["vision_encoder"], "ddetr_cfg": info["proposer"]},
             "llm_cfg": info["language_model"],
-            "nms_thres": info["nms_iou_threshold"],
-            "box_score_thres": info["box_score_threshold"],
-            "max_region_num": info["max_regions"],
+            "nms_thres": info.get("nms_iou_threshold", 0.6),
+            "box_score_thres": info.get("box_score_threshold", 0.15),
+            "max_region_num": info.get("max_regions", 100),
             "num_new_token": info["num_new_tokens"],
         }
     )
-    model = GromaModel(config).eval()
+
+
+def published_weights(info: dict) -> dict[str, torch.Tensor]:
+    """The seeded weights of a case under the published names."""
     manifest = json.loads((GOLDEN / f"manifest_{info['configuration']}.json").read_text())
-    weights = {
+    return {
         name: torch.from_numpy(seeded.value(name, entry["shape"], info["weights_seed"]))
         for name, entry in manifest["tensors"].items()
     }
-    load_published_weights(model, weights)
+
+
+def build_model(info: dict) -> GromaModel:
+    """The model of a case with its seeded weights, in evaluation mode."""
+    model = GromaModel(config_of(info)).eval()
+    load_published_weights(model, published_weights(info))
     return model
 
 
@@ -108,7 +117,11 @@ def model_of(case: Case) -> GromaModel:
     """The model of the case; cases of a folder usually share one."""
     info = case.info
     for other in all_cases():
-        if other.folder == case.folder and other.name == "encode" and other.info["weights_seed"] == info["weights_seed"]:
+        if (
+            other.folder == case.folder
+            and other.name == "encode"
+            and other.info["weights_seed"] == info["weights_seed"]
+        ):
             return _model(other.folder, "encode")
     return _model(case.folder, case.name)
 

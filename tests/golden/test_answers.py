@@ -36,7 +36,9 @@ def test_answer(case):
     steps = len(arrays["new_tokens"])
     decoding = Decoding(max_new_tokens=steps, constrained=False)
     said = list(decode(model, batch, visual, tokens=tokens, decoding=decoding))
-    scores = torch.cat((objectness(perception.proposals, model.config.selection.source_weights)[0], torch.ones(len(user))))
+    scores = torch.cat(
+        (objectness(perception.proposals, model.config.selection.source_weights)[0], torch.ones(len(user)))
+    )
     stops = {
         "candidate_scores": (scores, BOXES),
         "nms_indices": (regions.candidate, 0),

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_models import CONTEXT, MAX_REGIONS, picture, small_groma
 
 from groma.errors import InputError
 from groma.inference import assistant as assistant_module
 from groma.inference.generate import Decoding
 from groma.prompt.parse import TextDelta
+from small_models import CONTEXT, MAX_REGIONS, picture, small_groma
 
 SHORT = Decoding(max_new_tokens=24)
 LIVELY = Decoding(max_new_tokens=24, temperature=1.0, seed=3)

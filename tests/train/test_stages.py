@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from micro import micro_config, micro_stage
+from micro import SIDE_PX, micro_config, micro_stage
 from safetensors.torch import load_file
 
+import groma
+from groma.data.scenes.scene import make_scene
 from groma.errors import CheckpointError, InputError
+from groma.inference.generate import Decoding
 from groma.train import run
 from groma.train.parts import PARTS_FILE, load_parts, save_parts
 from groma.train.recipes import MODELS, RECIPES
@@ -165,6 +168,18 @@ def test_a_stage_resumes_bit_for_bit(chain, stage, tmp_path, monkeypatch):
     again, once = tensors(config, result.checkpoint), chain.tensors(chain.last(stage))
     assert again.keys() == once.keys()
     assert all(torch.equal(again[name], tensor) for name, tensor in once.items())
+
+
+@pytest.mark.parametrize("stage", ["align", "instruct"])
+def test_the_last_stages_save_a_model_that_answers(chain, stage):
+    assistant = groma.load(chain.last(stage) / "model", device="cpu")
+    weights = assistant.model.state_dict()
+    assert weights.keys() == chain.tensors(chain.last(stage)).keys()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in chain.tensors(chain.last(stage)).items())
+    scene = make_scene("test", 0, 0, size_px=SIDE_PX)
+    assert assistant.preprocessing.size_px == SIDE_PX == assistant.model.config.image_size
+    answer = assistant.ask(scene.image, "What is this?", decoding=Decoding(max_new_tokens=3))
+    assert answer.finish_reason in ("stop", "length")
 
 
 def test_resuming_under_another_configuration_is_refused(chain, tmp_path):

@@ -74,6 +74,9 @@ class Toy(Objective):
         loss = (prediction.squeeze(-1).float() - batch.targets).square().sum() / total_weight
         return Losses(total=loss, terms={f"square_{batch.source}": loss.detach()})
 
+    def parts(self) -> dict[str, nn.Module]:
+        return {"trunk": self.trunk, "heads": self.heads, "frozen": self.frozen}
+
     def parameter_groups(self) -> list[ParameterGroup]:
         trained = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
         matrices = [(name, p) for name, p in trained if name.startswith("trunk") and p.ndim == 2]

@@ -5,7 +5,6 @@ scene -> questions (data.scenes) -> assistant's own calls (locate, describe, ask
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
 import numpy as np
 import torch
@@ -17,8 +16,9 @@ from groma.data.scenes.referring import groups
 from groma.data.scenes.scene import Scene, make_scene
 from groma.data.scenes.wording import COLOURS, thing_of
 from groma.evaluate.statistics import Figure, Share, bootstrap, expected_calibration_error
-from groma.inference.assistant import Groma, Seen
-from groma.inference.result import Box, Entity, GroundedAnswer, Region
+from groma.inference.assistant import Groma
+from groma.inference.pictures import Seen
+from groma.inference.result import Box, Entity, GroundedAnswer
 
 BATCH = 16
 """Scenes that are worked on together; the results do not depend on it."""
@@ -133,8 +133,7 @@ Asked = tuple[Scene, Seen, np.random.Generator]
 
 
 def _count_recall(tallies: Tallies, assistant: Groma, scenes: Sequence[Scene], seen: Sequence[Seen]) -> None:
-    kept = cast(list[list[Region]], assistant.regions(list(seen)))
-    for scene, regions in zip(scenes, kept, strict=True):
+    for scene, regions in zip(scenes, assistant.regions(list(seen)), strict=True):
         overlap = _overlap([r.box_xyxy_px for r in regions], [o.box_xyxy_px for o in scene.objects])
         for column in overlap.T:
             best = max(column.tolist(), default=0.0)
@@ -145,7 +144,7 @@ def _count_recall(tallies: Tallies, assistant: Groma, scenes: Sequence[Scene], s
 def _count_referring(tallies: Tallies, assistant: Groma, asked: Sequence[Asked]) -> None:
     """Locate one thing for each metric, and one thing that is not there."""
     cases = [(s, picture, metric, q) for s, picture, rng in asked for metric, q in _locate_questions(s, rng)]
-    answers = _locate(assistant, [picture for _, picture, _, _ in cases], [_phrase(q) for *_, q in cases])
+    answers = assistant.locate([picture for _, picture, _, _ in cases], [_phrase(q) for *_, q in cases])
     for (scene, _, metric, question), answer in zip(cases, answers, strict=True):
         if metric == "refused_absent":
             tallies.count(metric, not answer.entities)
@@ -159,17 +158,11 @@ def _count_referring(tallies: Tallies, assistant: Groma, asked: Sequence[Asked])
 def _count_all_of_a_kind(tallies: Tallies, assistant: Groma, asked: Sequence[Asked]) -> None:
     """Locate all objects of one name."""
     kinds = [_a_kind(scene, rng) for scene, _, rng in asked]
-    answers = _locate(assistant, [picture for _, picture, _ in asked], [name for name, _ in kinds], all=True)
+    answers = assistant.locate([picture for _, picture, _ in asked], [name for name, _ in kinds], all=True)
     for (scene, _, _), (_, members), answer in zip(asked, kinds, answers, strict=True):
         right = _count_scores(tallies, answer, [scene.objects[i].box_xyxy_px for i in members])
         tallies.located.append((sum(right), len(right), len(members)))
         tallies.count("refused_present", not answer.entities)
-
-
-def _locate(
-    assistant: Groma, pictures: Sequence[Seen], phrases: Sequence[str], *, all: bool = False
-) -> list[GroundedAnswer]:
-    return cast(list[GroundedAnswer], assistant.locate(list(pictures), list(phrases), all=all))
 
 
 def _locate_questions(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[str, Question]]:
@@ -209,7 +202,7 @@ def _count_names(tallies: Tallies, assistant: Groma, asked: Sequence[Asked]) -> 
     """Describe the true box of one object; right if the answer has its name, whatever colour it says."""
     chosen = [scene.objects[rng.integers(len(scene.objects))] for scene, _, rng in asked]
     described = assistant.describe([picture for _, picture, _ in asked], [[o.box_xyxy_px] for o in chosen])
-    for entry, (answer,) in zip(chosen, cast(list[list[GroundedAnswer]], described), strict=True):
+    for entry, (answer,) in zip(chosen, described, strict=True):
         tallies.count("name_region", _split_thing(answer.text)[0] == entry.name)
 
 
@@ -218,8 +211,7 @@ def _count_captions(tallies: Tallies, assistant: Groma, scenes: Sequence[Scene],
 
     A caption that grounds nothing counts as one wrong phrase, so that silence does not pay.
     """
-    answers = cast(list[GroundedAnswer], assistant.ask(list(seen), CAPTION, grounded=True))
-    for scene, answer in zip(scenes, answers, strict=True):
+    for scene, answer in zip(scenes, assistant.ask(list(seen), CAPTION, grounded=True), strict=True):
         for entity in answer.entities or (None,):
             tallies.count("caption_grounding", entity is not None and _fits(entity, scene))
 

@@ -37,6 +37,8 @@ class Decoding:
             raise InputError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}.")
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise InputError(f"temperature must be 0 (deterministic) or a number above, got {self.temperature}.")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed must be a whole number from 0 to 2**63 - 1, got {self.seed}.")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p must be above 0 and at most 1, got {self.top_p}.")
 
@@ -106,9 +108,21 @@ def decode(
 
 
 def _choose(logits: Tensor, state: AnswerState, remaining: int, decoding: Decoding, generator: torch.Generator) -> int:
-    """(V + A,) logits of one sample -> the next token."""
+    """(V + A,) logits of one sample -> the next token.
+
+    What the model says by itself stands if the grammar allows it, so that the constraint changes no well-formed
+    answer, sampled ones included; drawing again among what is allowed gives the renormalized probabilities.
+    """
+    token = _draw(logits, decoding, generator)
     if decoding.constrained:
-        logits = logits.masked_fill(~state.allowed(remaining), float("-inf"))
+        allowed = state.allowed(remaining)
+        if not allowed[token]:
+            token = _draw(logits.masked_fill(~allowed, float("-inf")), decoding, generator)
+    return token
+
+
+def _draw(logits: Tensor, decoding: Decoding, generator: torch.Generator) -> int:
+    """The likeliest token, or one drawn from the likeliest."""
     if decoding.temperature == 0:
         return int(logits.argmax())
     probabilities = ((logits - logits.max()) / decoding.temperature).softmax(-1)  # no overflow, however cold it is

@@ -101,6 +101,9 @@ class GromaModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ["Dinov2Layer", "EncoderLayer", "DecoderLayer"]  # noqa: RUF012
+    # a model loaded in half precision keeps its proposer in float32: boxes are worth more than three digits, and the
+    # proposer is a small part of the work
+    _keep_in_fp32_modules_strict = ["proposer"]  # noqa: RUF012
 
     def __init__(self, config: GromaConfig) -> None:
         """Build all parts with fresh weights."""

@@ -3,7 +3,8 @@
 B samples, T tokens, D width, V base vocabulary, A added tokens.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,16 @@ class LanguageModel(nn.Module):
     def _no_split_modules(self) -> set[str]:
         """Classes of the base that a device map must keep whole."""
         return set(self.base._no_split_modules or ())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or cast the module, but leave rotary frequencies in their type: in bfloat16 positions would blur."""
+        frequencies = {name: buffer for name, buffer in self.named_buffers() if name.endswith("inv_freq")}
+        super()._apply(fn, recurse)
+        for name, buffer in list(self.named_buffers()):
+            if name in frequencies and buffer.dtype != frequencies[name].dtype:
+                owner, _, own_name = name.rpartition(".")
+                setattr(self.get_submodule(owner), own_name, frequencies[name].to(buffer.device))
+        return self
 
     @property
     def base_vocab_size(self) -> int:

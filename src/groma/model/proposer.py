@@ -155,7 +155,8 @@ class RegionProposer(nn.Module):
 
     def build_pyramid(self, maps: FeatureMaps) -> Pyramid:
         """Mean of the last encoder blocks -> projected levels, flattened, finest first."""
-        mean = torch.stack(maps.last[-self.config.num_encoder_blocks :]).mean(0).permute(0, 3, 1, 2)
+        blocks = torch.stack(maps.last[-self.config.num_encoder_blocks :])
+        mean = blocks.to(self.level_embed.dtype).mean(0).permute(0, 3, 1, 2)
         levels = [proj(mean) for proj in self.input_proj]
         shapes = tuple((level.shape[-2], level.shape[-1]) for level in levels)
         positions = [

@@ -50,13 +50,13 @@ def load_parts(parts: Mapping[str, nn.Module], checkpoint: Path) -> list[str]:
 def _read(checkpoint: Path) -> dict[str, Tensor]:
     """All tensors of a checkpoint, by their names in memory."""
     folder = checkpoint / MODEL
-    files = [folder / PARTS_FILE] if (folder / PARTS_FILE).is_file() else []
-    if not files:  # a whole model, as the last stages save it
+    file = folder / PARTS_FILE
+    if not file.is_file():  # a whole model, as the last stages save it
         return load(folder if folder.is_dir() else checkpoint, device="cpu").model.state_dict()
     try:
-        return {name: tensor for file in files for name, tensor in load_file(file).items()}
+        return load_file(file)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: the weights cannot be read: {error}.") from error
+        raise CheckpointError(f"{file}: the weights cannot be read: {error}.") from error
 
 
 def _below(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ B pictures, N patches of a picture, T_i annotated boxes of picture i, R boxes of
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -164,7 +165,8 @@ def initialize_from_scratch(encoder: ImageEncoder) -> None:
 
 def _attention_weights(layer: nn.Module) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Query, key, value and output matrices of a block, whatever the installed transformers calls them."""
-    found = {name.rsplit(".", 2)[-2]: p for name, p in layer.attention.named_parameters() if name.endswith("weight")}
+    attention = cast(nn.Module, layer.attention)
+    found = {name.rsplit(".", 2)[-2]: p for name, p in attention.named_parameters() if name.endswith("weight")}
     names = ("q_proj", "k_proj", "v_proj", "o_proj") if "q_proj" in found else ("query", "key", "value", "dense")
     query, key, value, output = (found[name] for name in names)
     return query, key, value, output

@@ -1,7 +1,7 @@
 """Run a stage: build the parts it needs, take what earlier stages learned, and hand all to the one loop.
 
 StageConfig -> objective (fresh parts) <- parts of earlier stages' checkpoints
-            -> stream of batches       -> groma.train.loop.train -> checkpoints with all parts
+            -> stream of batches       -> groma.train.loop.train -> checkpoints with the parts, or the whole model
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ from groma.model.config import GromaConfig
 from groma.model.encoder import ImageEncoder
 from groma.model.groma import GromaModel
 from groma.model.proposer import RegionProposer
+from groma.pretrained import save_parts as save_whole
 from groma.prompt.chat_format import chat_format
 from groma.prompt.tokenizer import PromptTokenizer, load_tokenizer
 from groma.train.detection import Detection
@@ -77,11 +78,19 @@ def run_stage(
         resume=resume,
         may_change_steps=may_change_steps,
         hooks=Hooks(
-            save_model=lambda folder: save_parts(objective.parts(), folder),
+            save_model=lambda folder: _save_model(objective, config, folder),
             on_evaluate=lambda step: validation_terms(objective, config),
         ),
         recipe=config.to_dict() | {"init": [f"{c.parent.name}/{c.name}" for c in init]},
     )
+
+
+def _save_model(objective: Objective, config: StageConfig, folder: Path) -> None:
+    """Fill a checkpoint's `model/`: with what `groma.load` takes where the whole model is at hand, else with parts."""
+    if isinstance(objective, AnswerTraining):
+        save_whole(objective.model, find_tokenizer(config.tokenizer), objective.preprocessing, folder)
+    else:
+        save_parts(objective.parts(), folder)
 
 
 def find_model(name: str) -> GromaConfig:

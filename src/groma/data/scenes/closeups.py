@@ -54,7 +54,7 @@ def _move(entry: SceneObject, left: float, top: float, scale: float, side_px: in
     return replace(
         entry,
         box_xyxy_px=(clipped[0], clipped[1], clipped[2], clipped[3]),
-        visible_share=entry.visible_share * shown / whole,
+        visible_share=entry.visible_share * (shown / whole),
     )
 
 
