@@ -75,7 +75,9 @@ def load(
         config, tensors, preprocessing = _read(folder, str(name_or_path))
         tokenizer = load_tokenizer(folder)
         _check_parts(config, tokenizer, preprocessing)
-        model = build_model(config, tensors, dtype=_dtype(dtype, place, tensors))
+    chosen = _dtype(dtype, place, tensors)
+    with _about(folder):
+        model = build_model(config, tensors, dtype=chosen)
     try:
         model.to(place)  # pyright: ignore[reportArgumentType]  # its decorator hides the signature
     except torch.OutOfMemoryError as error:

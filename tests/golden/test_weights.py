@@ -1,7 +1,9 @@
 """Published weights: every name of every manifest, folders in the published layout, and the way into our own format."""
 
+import io
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -54,10 +56,8 @@ def test_every_published_name_is_a_parameter_and_every_parameter_has_one(path):
     assert set(sources) == set(parameters)
     assert sum(parameter.numel() for parameter in parameters.values()) == info["parameters"]
     # names that are no parameter's own are the second names of shared heads
-    second = set(tensors) - set(sources.values())
-    assert all(
-        ".decoder." in name or name.replace("_transformer.", "_transformer.decoder.") in tensors for name in second
-    )
+    for name in set(tensors) - set(sources.values()):
+        assert ".decoder." in name or name.replace("_transformer.", "_transformer.decoder.") in tensors
 
 
 def test_every_offender_is_listed_in_one_error():
@@ -90,12 +90,14 @@ def test_every_offender_is_listed_in_one_error():
 # --- folders ---------------------------------------------------------------------------------------------------------
 
 
-def sentencepiece_files(folder: Path, vocabulary: int, *, max_regions: int) -> None:
-    """A small tokenizer of Llama's kind with the new tokens behind it, in the files that the reference wrote."""
+@cache
+def sentencepiece_model(vocabulary: int) -> bytes:
+    """A small tokenizer of Llama's kind."""
     corpus = ["the red car left of the dog", "Describe the image in detail. What is in the picture?"] * 9
+    model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(corpus),
-        model_prefix=str(folder / "tokenizer"),
+        model_writer=model,
         model_type="bpe",
         vocab_size=vocabulary,
         byte_fallback=True,
@@ -104,7 +106,12 @@ def sentencepiece_files(folder: Path, vocabulary: int, *, max_regions: int) -> N
         num_threads=1,
         minloglevel=2,
     )
-    (folder / "tokenizer.vocab").unlink()
+    return model.getvalue()
+
+
+def write_tokenizer(folder: Path, vocabulary: int, *, max_regions: int) -> None:
+    """The tokenizer with the new tokens behind it, in the files that the reference wrote."""
+    (folder / "tokenizer.model").write_bytes(sentencepiece_model(vocabulary))
     added = {name: vocabulary + place for place, name in enumerate(new_token_names(max_regions))}
     (folder / "added_tokens.json").write_text(json.dumps(added))
     (folder / "tokenizer_config.json").write_text(json.dumps({"legacy": False, "tokenizer_class": "LlamaTokenizer"}))
@@ -177,7 +184,7 @@ def folders(info, weights, tmp_path_factory):
         (folder / "preprocessor_config.json").write_text(
             json.dumps({"size": {"height": 448, "width": 448}, "do_center_crop": False, "crop_size": 224})
         )
-        sentencepiece_files(folder, info["language_model"]["vocab_size"], max_regions=100)
+        write_tokenizer(folder, info["language_model"]["vocab_size"], max_regions=100)
         write_weights(folder, weights, kind)
         made[kind] = folder
     return made
@@ -190,7 +197,7 @@ def answers(folders):
 
 
 def said_by(model: groma.Groma) -> list:
-    picture = Image.linear_gradient("L").resize((200, 150)).convert("RGB")
+    picture = model.see(Image.linear_gradient("L").resize((200, 150)).convert("RGB"))
     return [
         model.ask(picture, "What is [1]?", regions=[BOX], decoding=SHORT),
         model.locate(picture, "the red car", decoding=SHORT),

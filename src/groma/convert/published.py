@@ -172,6 +172,7 @@ def match_published(model: GromaModel, tensors: Mapping[str, Tensor]) -> dict[st
     parameters = dict(model.named_parameters())
     problems: list[str] = []
     sources: dict[str, str] = {}
+    misfits: set[str] = set()
     for published, tensor in tensors.items():
         if IGNORED.search(published):
             continue
@@ -182,11 +183,12 @@ def match_published(model: GromaModel, tensors: Mapping[str, Tensor]) -> dict[st
         elif parameters[name].shape != tensor.shape:
             wanted, found = tuple(parameters[name].shape), tuple(tensor.shape)
             problems.append(f"{published}: shape {found}, the model has {wanted}")
+            misfits.add(name)
         elif name in sources and not torch.equal(tensors[sources[name]], tensor):
             problems.append(f"{published} and {sources[name]} name one tensor, but differ")
         else:
             sources[name] = published
-    problems += [f"{name}: missing from the checkpoint" for name in parameters.keys() - sources.keys()]
+    problems += [f"{name}: missing from the checkpoint" for name in parameters.keys() - sources.keys() - misfits]
     if problems:
         raise CheckpointError(f"The weights do not fit ({len(problems)} problems): " + "; ".join(sorted(problems)))
     return sources
