@@ -1,6 +1,6 @@
 """Pack a trained small model as the embedded one: float16 weights, provenance, model card.
 
-    python scripts/pack_tiny.py CHECKPOINT/model src/groma/assets/groma-tiny
+Usage: python scripts/pack_tiny.py CHECKPOINT/model src/groma/assets/groma-tiny
 """
 
 import json

@@ -1,14 +1,20 @@
-"""Models of some hundred thousand random weights whose answers are lively: peaked logits, many tags, many regions."""
+"""Models of some hundred thousand random weights whose answers are lively: peaked logits, many tags, many regions.
+
+And how to compare what they say: where weights lie in memory changes the rounding, and nothing else may.
+"""
 
 import math
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from groma.image import Preprocessing
 from groma.inference.assistant import Groma
+from groma.inference.result import GroundedAnswer, Region
 from groma.model.config import GromaConfig
 from groma.model.groma import GromaModel
 from groma.prompt.tokenizer import FastPromptTokenizer, train_byte_bpe
@@ -107,3 +113,21 @@ def picture(seed: int = 0, size: tuple[int, int] = (120, 90)) -> Image.Image:
     rng = np.random.default_rng(seed)
     blocks = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(blocks).resize(size, Image.Resampling.BICUBIC)
+
+
+def assert_same(one: GroundedAnswer, other: GroundedAnswer, tolerance: float = 1e-4) -> None:
+    """Equal but for rounding: text, tags and regions named are equal, numbers nearly so."""
+    assert (one.raw_text, one.text, one.finish_reason) == (other.raw_text, other.text, other.finish_reason)
+    assert [(e.phrase, e.start, e.region_ids) for e in one.entities] == [
+        (e.phrase, e.start, e.region_ids) for e in other.entities
+    ]
+    for entity, twin in zip(one.entities, other.entities, strict=True):
+        assert entity.region_scores == pytest.approx(twin.region_scores, abs=tolerance)
+    assert_same_regions(one.regions, other.regions, tolerance)
+
+
+def assert_same_regions(some: Sequence[Region], others: Sequence[Region], tolerance: float = 1e-4) -> None:
+    for region, twin in zip(some, others, strict=True):
+        assert region.box_xyxy_px == pytest.approx(twin.box_xyxy_px, abs=tolerance * 100)
+        assert region.objectness == pytest.approx(twin.objectness, abs=tolerance)
+        assert (region.source, region.numbers) == (twin.source, twin.numbers)

@@ -17,7 +17,7 @@ from groma.errors import CheckpointError, InputError
 from groma.image import Preprocessing
 from groma.inference.generate import Decoding
 from groma.model.groma import GromaModel
-from small_models import byte_bpe, enliven, picture, small_config, small_groma
+from small_models import assert_same, assert_same_regions, byte_bpe, enliven, picture, small_config, small_groma
 
 SHORT = Decoding(max_new_tokens=12)
 
@@ -41,13 +41,13 @@ def copy(folder, tmp_path):
     return tmp_path / "copy"
 
 
-def said_by(model):
-    seen = model.see(picture(3))
-    return [
-        model.ask(seen, "What is [1]?", regions=[(10, 10, 70, 60)], decoding=SHORT),
-        model.ask(seen, "Anything else?", decoding=Decoding(max_new_tokens=12, temperature=1.0)),
-        model.regions(seen),
-    ]
+def assert_same_model(one, other):
+    """Two models that say the same."""
+    seen, twin = one.see(picture(3)), other.see(picture(3))
+    for decoding in (SHORT, Decoding(max_new_tokens=12, temperature=1.0)):
+        asked = {"question": "What is [1]?", "regions": [(10, 10, 70, 60)], "decoding": decoding}
+        assert_same(one.ask(seen, **asked), other.ask(twin, **asked))
+    assert_same_regions(one.regions(seen), other.regions(twin))
 
 
 # --- round trips -----------------------------------------------------------------------------------------------------
@@ -55,7 +55,7 @@ def said_by(model):
 
 def test_a_saved_model_says_the_same(model, folder):
     loaded = groma.load(folder)
-    assert said_by(loaded) == said_by(model)
+    assert_same_model(loaded, model)
     assert loaded.model.config.provenance == {"stages": ["random weights"]}
     assert loaded.preprocessing == model.preprocessing
     assert not loaded.model.training
@@ -90,14 +90,14 @@ def test_tied_tables_of_the_language_model_stay_tied(tmp_path):
     loaded = groma.load(tmp_path / "tied")
     base = loaded.model.language.base
     assert base.get_output_embeddings().weight is base.get_input_embeddings().weight
-    assert said_by(loaded) == said_by(tied)
+    assert_same_model(loaded, tied)
 
 
 @pytest.mark.parametrize("family", ["qwen2", "mistral", "qwen3"])
 def test_other_families_of_language_models(tmp_path, family):
     other = small_groma(seed=3, model_type=family, **({"head_dim": 8} if family == "qwen3" else {}))
     groma.save(other, tmp_path / family)
-    assert said_by(groma.load(tmp_path / family)) == said_by(other)
+    assert_same_model(groma.load(tmp_path / family), other)
 
 
 def test_large_models_are_sharded(model, folder, tmp_path, monkeypatch):
@@ -106,7 +106,7 @@ def test_large_models_are_sharded(model, folder, tmp_path, monkeypatch):
     shards = sorted(path.name for path in (tmp_path / "sharded").glob("*.safetensors"))
     assert len(shards) > 2
     assert (tmp_path / "sharded" / "model.safetensors.index.json").is_file()
-    assert said_by(groma.load(tmp_path / "sharded")) == said_by(groma.load(folder))
+    assert_same_model(groma.load(tmp_path / "sharded"), groma.load(folder))
 
 
 def test_transformers_itself_loads_the_folder(model, folder):

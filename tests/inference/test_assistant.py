@@ -9,7 +9,7 @@ from groma.errors import InputError
 from groma.inference import assistant as assistant_module
 from groma.inference.generate import Decoding
 from groma.prompt.parse import TextDelta
-from small_models import CONTEXT, MAX_REGIONS, picture, small_groma
+from small_models import CONTEXT, MAX_REGIONS, assert_same, picture, small_groma
 
 SHORT = Decoding(max_new_tokens=24)
 LIVELY = Decoding(max_new_tokens=24, temperature=1.0, seed=3)
@@ -41,20 +41,6 @@ def decoded(monkeypatch):
 
     monkeypatch.setattr(assistant_module, "decode", recording)
     return seen
-
-
-def assert_same(one, other, tolerance=1e-4):
-    """Equal but for rounding: text, tags and regions named are equal, numbers nearly so."""
-    assert (one.raw_text, one.text, one.finish_reason) == (other.raw_text, other.text, other.finish_reason)
-    assert [(e.phrase, e.start, e.region_ids) for e in one.entities] == [
-        (e.phrase, e.start, e.region_ids) for e in other.entities
-    ]
-    for entity, twin in zip(one.entities, other.entities, strict=True):
-        assert entity.region_scores == pytest.approx(twin.region_scores, abs=tolerance)
-    for region, twin in zip(one.regions, other.regions, strict=True):
-        assert region.box_xyxy_px == pytest.approx(twin.box_xyxy_px, abs=tolerance * 100)
-        assert region.objectness == pytest.approx(twin.objectness, abs=tolerance)
-        assert (region.source, region.numbers) == (twin.source, twin.numbers)
 
 
 def talkative(groma, *arguments, **options):

@@ -136,7 +136,15 @@ def save_json(value: Any, path: Path) -> None:
     Raises:
         InputError: It cannot be written, or holds something JSON has no form for.
     """
-    text = json_text(value, what="the result", indent=2) + "\n"
+    save_text(json_text(value, what="the result", indent=2) + "\n", path)
+
+
+def save_text(text: str, path: Path) -> None:
+    """Write text to a file, whole or not at all.
+
+    Raises:
+        InputError: It cannot be written.
+    """
     try:
         write_text(path, text)
     except OSError as error:
