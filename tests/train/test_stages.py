@@ -125,8 +125,10 @@ def test_pretraining_goes_on_with_what_it_learned(chain):
     for recipe, config in chain.configs.items():
         if config.stage == "pretrain":
             assert set(load_file(chain.results[recipe].checkpoint / "model" / PARTS_FILE)) == {
-                f"encoder.{name}" for name in build_objective(config).parts()["encoder"].state_dict()
-            }, "the heads are thrown away"
+                f"{part}.{name}"
+                for part, module in build_objective(config).parts().items()
+                for name in module.state_dict()
+            }, "the encoder, and the heads for a further run of the same stage"
 
 
 def test_detection_trains_the_proposer(chain):

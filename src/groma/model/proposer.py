@@ -83,6 +83,11 @@ class BoxHead(nn.Module):
         nn.init.zeros_(layers[-1].bias)
         self.layers = nn.ModuleList(layers)
 
+    @torch.no_grad()
+    def start_from_size(self, log_odds: float) -> None:
+        """Let an untaught head move width and height by so many logits."""
+        self.get_parameter("layers.2.bias")[2:] = log_odds
+
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., 4)."""
         for layer in self.layers[:-1]:
@@ -125,6 +130,14 @@ class RegionProposer(nn.Module):
         self.object_heads = nn.ModuleDict({source: nn.ModuleList(heads) for source, heads in object_heads.items()})
         for head in (self.proposal_head, *(head for heads in object_heads.values() for head in heads)):
             nn.init.constant_(head.bias, -math.log(99))  # start at probability 0.01 (focal loss, section 4.1)
+
+    def start_from_boxes_of(self, side: float) -> None:
+        """Let an untaught proposer guess boxes of this side (a share of the picture's) instead of BASE_BOX_SIZE.
+
+        One-to-many assignment teaches only predictions that overlap an object already.
+        """
+        wanted, published = (math.log(share / (1 - share)) for share in (side, BASE_BOX_SIZE))
+        cast(BoxHead, self.box_heads[-1]).start_from_size(wanted - published)
 
     def forward(self, maps: FeatureMaps) -> ProposerOutput:
         """Average the last encoder blocks, encode, propose, decode."""

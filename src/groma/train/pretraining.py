@@ -62,6 +62,19 @@ class PretrainingConfig:
         check_numbers(self, "label_smoothing", minimum=0, below=1)
 
 
+class PretrainingHeads(nn.Module):
+    """What reads names, colours and boxes from the encoder's features."""
+
+    def __init__(self, width: int, *, num_names: int, num_colours: int) -> None:
+        """`width` is C."""
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.region_linear = nn.Linear(width * ROI_SIZE**2, 2 * width)
+        self.name_head, self.colour_head = nn.Linear(2 * width, num_names), nn.Linear(2 * width, num_colours)
+        self.object_head, self.box_head = nn.Linear(width, 1), BoxHead(width, width)
+        nn.init.constant_(self.object_head.bias, -3.0)
+
+
 class EncoderPretraining(Objective):
     """Names and colours of boxes, read by RoIAlign from the mean of the encoder's last blocks; boxes from patches."""
 
@@ -78,11 +91,7 @@ class EncoderPretraining(Objective):
         super().__init__()
         self.encoder, self.preprocessing, self.config = encoder, preprocessing, config
         width = encoder.backbone.config.hidden_size
-        self.norm = nn.LayerNorm(width)
-        self.region_linear = nn.Linear(width * ROI_SIZE**2, 2 * width)
-        self.name_head, self.colour_head = nn.Linear(2 * width, num_names), nn.Linear(2 * width, num_colours)
-        self.object_head, self.box_head = nn.Linear(width, 1), BoxHead(width, width)
-        nn.init.constant_(self.object_head.bias, -3.0)
+        self.heads = PretrainingHeads(width, num_names=num_names, num_colours=num_colours)
 
     def weight(self, batch: VisionBatch) -> float:
         """Number of annotated boxes."""
@@ -91,10 +100,10 @@ class EncoderPretraining(Objective):
     def forward(self, batch: VisionBatch, *, total_weight: float) -> Losses:
         """See the module's docstring."""
         maps = self.encoder(self.preprocessing.normalize(batch.images))
-        features = self.norm(torch.stack(maps.last).mean(0))  # (B, H, W, C)
+        features = self.heads.norm(torch.stack(maps.last).mean(0))  # (B, H, W, C)
         names, colours = torch.cat(batch.names), torch.cat(batch.colours)
-        regions = F.relu(self.region_linear(self._pool(features, batch)))
-        name_logits, colour_logits = self.name_head(regions).float(), self.colour_head(regions).float()
+        regions = F.relu(self.heads.region_linear(self._pool(features, batch)))
+        name_logits, colour_logits = self.heads.name_head(regions).float(), self.heads.colour_head(regions).float()
         smoothing = self.config.label_smoothing
         box_terms = task_aligned_losses(self._boxes(features), batch.boxes_cxcywh, BOX_LOSSES)
         terms = {
@@ -124,17 +133,16 @@ class EncoderPretraining(Objective):
         centres = grid_centres((features.shape[1], features.shape[2]), device=features.device)
         guesses = torch.cat((centres, torch.full_like(centres, FIRST_GUESS)), dim=-1)
         flat = features.flatten(1, 2)
-        boxes_cxcywh = (self.box_head(flat) + torch.logit(guesses)).sigmoid()
-        return HeadOutput("", self.object_head(flat)[..., 0].float(), boxes_cxcywh)
+        boxes_cxcywh = (self.heads.box_head(flat) + torch.logit(guesses)).sigmoid()
+        return HeadOutput("", self.heads.object_head(flat)[..., 0].float(), boxes_cxcywh)
 
     def parts(self) -> dict[str, nn.Module]:
-        """See Objective."""
-        return {"encoder": self.encoder}
+        """The encoder, and the heads for a further run of the same stage on other pictures."""
+        return {"encoder": self.encoder, "heads": self.heads}
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """The encoder, and the heads that are thrown away."""
-        heads = (self.norm, self.region_linear, self.name_head, self.colour_head, self.object_head, self.box_head)
-        return [*parameter_groups("encoder", self.encoder), *parameter_groups("heads", nn.ModuleList(heads))]
+        """The encoder, and the heads that are thrown away in the end."""
+        return [*parameter_groups("encoder", self.encoder), *parameter_groups("heads", self.heads)]
 
 
 @torch.no_grad()

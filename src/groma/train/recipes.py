@@ -96,6 +96,7 @@ def tiny_detect() -> StageConfig:
         data=SceneData(batch_size=32, size_px=224, seed=3),
         training=_tiny_training(3000, lr=1e-3, muon_lr=2e-3),
         detection=DetectionLossConfig(assignment="task_aligned"),
+        first_guess=0.2,
     )
 
 

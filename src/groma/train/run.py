@@ -136,9 +136,12 @@ def build_objective(config: StageConfig) -> Objective:
             num_colours=len(COLOUR_NUMBERS),
             config=config.pretraining,
         )
+    proposer = RegionProposer(model.proposer, model.encoder.hidden_size)
+    if config.first_guess is not None:
+        proposer.start_from_boxes_of(config.first_guess)
     return Detection(
         encoder,
-        RegionProposer(model.proposer, model.encoder.hidden_size),
+        proposer,
         preprocessing,
         config=config.detection,
         encoder_lr_scale=config.encoder_lr_scale,

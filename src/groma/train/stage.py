@@ -85,6 +85,9 @@ class StageConfig:
     """What stages "align" and "instruct" train."""
     tokenizer: str = ""
     """Language stages: a tokenizer that comes with the package, or a folder."""
+    first_guess: float | None = None
+    """Stage "detect": side of the boxes that a fresh proposer guesses, as a share of the picture's; None: 0.05, as
+    published."""
     encoder_lr_scale: float = 0.0
     """Stage "detect": factor on the learning rate of the encoder; 0 keeps it frozen, as published."""
 
