@@ -118,6 +118,8 @@ def save_parts(
             model.save_pretrained(temporary, state_dict=weights, max_shard_size=MAX_SHARD_SIZE)
         stored = str(dtype or model.dtype).removeprefix("torch.")
         write_json(temporary / CONFIG, dict(sorted((model.config.to_diff_dict() | {"dtype": stored}).items())))
+        for file in temporary.glob("*.safetensors"):  # written for their owner's eyes alone
+            file.chmod((temporary / CONFIG).stat().st_mode)
         write_json(temporary / PREPROCESSOR, preprocessing.to_dict())
         tokenizer.save(temporary)
         if card is not None:

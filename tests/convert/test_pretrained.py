@@ -66,6 +66,7 @@ def test_what_the_folder_holds(folder):
     files = {"config.json", "model.safetensors", "preprocessor.json", "groma_tokenizer.json", "tokenizer.json"}
     assert {path.name for path in folder.iterdir()} == files | {"README.md"}
     assert (folder / "README.md").read_text() == "# A model\n"
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # whoever may read one may read all
 
 
 def test_the_configuration_holds_what_shapes_the_model_and_no_noise(folder):
