@@ -41,7 +41,7 @@ class Oracle:
     def regions(self, seen: list[Seen]) -> list[list[Region]]:
         return [list(self._regions(picture.scene)) for picture in seen]
 
-    def locate(self, seen: list[Seen], phrases: list[str], *, all: bool = False) -> list[GroundedAnswer]:
+    def locate(self, seen: list[Seen], phrases: list[str], *, all: bool = False, decoding=None) -> list[GroundedAnswer]:
         self.calls.append(("locate", len(phrases)))
         members = self._all if all else self._one
         return [
@@ -49,7 +49,9 @@ class Oracle:
             for s, phrase in zip(seen, phrases, strict=True)
         ]
 
-    def describe(self, seen: list[Seen], boxes: list[list[Sequence[float]]]) -> list[list[GroundedAnswer]]:
+    def describe(
+        self, seen: list[Seen], boxes: list[list[Sequence[float]]], *, decoding=None
+    ) -> list[list[GroundedAnswer]]:
         answers = []
         for picture, given in zip(seen, boxes, strict=True):
             by_box = {o.box_xyxy_px: o for o in picture.scene.objects}
@@ -58,7 +60,7 @@ class Oracle:
             answers.append([self._answer(picture.scene, text + ".", []) for text in texts])
         return answers
 
-    def ask(self, seen: list[Seen], question: str, *, grounded: bool) -> list[GroundedAnswer]:
+    def ask(self, seen: list[Seen], question: str, *, grounded: bool, decoding=None) -> list[GroundedAnswer]:
         assert grounded and "Describe" in question
         answers = []
         for picture in seen:
@@ -138,7 +140,7 @@ class Silent(Oracle):
     def name(self, name: str) -> str:
         return "thing"
 
-    def ask(self, seen: list[Seen], question: str, *, grounded: bool) -> list[GroundedAnswer]:
+    def ask(self, seen: list[Seen], question: str, *, grounded: bool, decoding=None) -> list[GroundedAnswer]:
         return [self._answer(picture.scene, "I see nothing.", []) for picture in seen]
 
 

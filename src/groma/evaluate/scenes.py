@@ -17,8 +17,12 @@ from groma.data.scenes.scene import Scene, make_scene
 from groma.data.scenes.wording import COLOURS, thing_of
 from groma.evaluate.statistics import Figure, Share, bootstrap, expected_calibration_error
 from groma.inference.assistant import Groma
+from groma.inference.generate import Decoding
 from groma.inference.pictures import Seen
 from groma.inference.result import Box, Entity, GroundedAnswer
+
+DECODING = Decoding(max_new_tokens=160)
+"""Greedy; nine objects with phrases and regions take 110 tokens, so nothing that is right is cut."""
 
 BATCH = 16
 """Scenes that are worked on together; the results do not depend on it."""
@@ -144,7 +148,9 @@ def _count_recall(tallies: Tallies, assistant: Groma, scenes: Sequence[Scene], s
 def _count_referring(tallies: Tallies, assistant: Groma, asked: Sequence[Asked]) -> None:
     """Locate one thing for each metric, and one thing that is not there."""
     cases = [(s, picture, metric, q) for s, picture, rng in asked for metric, q in _locate_questions(s, rng)]
-    answers = assistant.locate([picture for _, picture, _, _ in cases], [_phrase(q) for *_, q in cases])
+    answers = assistant.locate(
+        [picture for _, picture, _, _ in cases], [_phrase(q) for *_, q in cases], decoding=DECODING
+    )
     for (scene, _, metric, question), answer in zip(cases, answers, strict=True):
         if metric == "refused_absent":
             tallies.count(metric, not answer.entities)
@@ -158,7 +164,9 @@ def _count_referring(tallies: Tallies, assistant: Groma, asked: Sequence[Asked])
 def _count_all_of_a_kind(tallies: Tallies, assistant: Groma, asked: Sequence[Asked]) -> None:
     """Locate all objects of one name."""
     kinds = [_a_kind(scene, rng) for scene, _, rng in asked]
-    answers = assistant.locate([picture for _, picture, _ in asked], [name for name, _ in kinds], all=True)
+    answers = assistant.locate(
+        [picture for _, picture, _ in asked], [name for name, _ in kinds], all=True, decoding=DECODING
+    )
     for (scene, _, _), (_, members), answer in zip(asked, kinds, answers, strict=True):
         right = _count_scores(tallies, answer, [scene.objects[i].box_xyxy_px for i in members])
         tallies.located.append((sum(right), len(right), len(members)))
@@ -201,7 +209,9 @@ def _count_scores(tallies: Tallies, answer: GroundedAnswer, wanted_xyxy_px: Sequ
 def _count_names(tallies: Tallies, assistant: Groma, asked: Sequence[Asked]) -> None:
     """Describe the true box of one object; right if the answer has its name, whatever colour it says."""
     chosen = [scene.objects[rng.integers(len(scene.objects))] for scene, _, rng in asked]
-    described = assistant.describe([picture for _, picture, _ in asked], [[o.box_xyxy_px] for o in chosen])
+    described = assistant.describe(
+        [picture for _, picture, _ in asked], [[o.box_xyxy_px] for o in chosen], decoding=DECODING
+    )
     for entry, (answer,) in zip(chosen, described, strict=True):
         tallies.count("name_region", _split_thing(answer.text)[0] == entry.name)
 
@@ -211,7 +221,7 @@ def _count_captions(tallies: Tallies, assistant: Groma, scenes: Sequence[Scene],
 
     A caption that grounds nothing counts as one wrong phrase, so that silence does not pay.
     """
-    for scene, answer in zip(scenes, assistant.ask(list(seen), CAPTION, grounded=True), strict=True):
+    for scene, answer in zip(scenes, assistant.ask(list(seen), CAPTION, grounded=True, decoding=DECODING), strict=True):
         for entity in answer.entities or (None,):
             tallies.count("caption_grounding", entity is not None and _fits(entity, scene))
 
