@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make groma-tiny from nothing: every stage, one after the other. See docs/tiny.md for how long each takes.
+# Make groma-tiny from nothing: every stage, one after the other.
 #
 #   scripts/make_tiny.sh [FOLDER]      FOLDER (runs/tiny) takes checkpoints and logs of all stages
 #

@@ -26,7 +26,7 @@ def provenance(checkpoint: Path) -> dict:
         "step": run["step"],
         "init": run["recipe"]["init"],
         "data": "procedural scenes (groma.data.scenes), no photographs",
-        "made_by": "scripts/make_tiny.sh",
+        "training": {key: run[key] for key in ("loop", "optimizer", "schedule")},
         "licence": "Apache-2.0; sprites: see src/groma/assets/scenes/ATTRIBUTION.md",
     }
 

@@ -1,1 +1,1 @@
-"""TODO-docstring."""
+"""Asking: pictures and questions in, grounded answers out."""

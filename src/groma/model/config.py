@@ -134,7 +134,7 @@ class GromaConfig(PreTrainedConfig):
     image_size: int = 448
     """Side in pixels that every picture is resized to; the encoder's own trained size may differ."""
     chat_format: str = "vicuna"
-    """Name of the prompt's format, a key of groma.prompt.CHAT_FORMATS."""
+    """Name of the prompt's format, a key of groma.prompt.chat_format.CHAT_FORMATS."""
     provenance: dict | None = None
     """Where the weights come from: stages, data, seed, commands. Shown by `groma info`."""
 

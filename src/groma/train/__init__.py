@@ -1,1 +1,1 @@
-"""TODO-docstring."""
+"""Training: an objective for each stage, one loop for all."""
