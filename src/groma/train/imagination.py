@@ -2,12 +2,13 @@
 
 The published method starts from Vicuna, which knows language. A small model has to learn words, the grammar of
 answers and, hardest, to find the region that fits a phrase. That needs no pixels: a region token is made here from
-an object's name, colour and box, noisy, among distractors. The tables are thrown away afterwards.
+an object's name, colour and box, noisy, among distractors, and hints show where to look (`groma.train.hints`). The
+tables are thrown away afterwards.
 
 B pictures, R regions of a picture, D width of the language model.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +16,12 @@ from torch import Tensor, nn
 from groma.data.dialogues import DialogueBatch
 from groma.errors import InputError
 from groma.model.groma import AnswerLoss, GromaModel, VisualTokens
+from groma.model.language import LanguageModel
 from groma.model.types import Regions
 from groma.prompt.tokens import SpecialTokenIds
 from groma.train.config import check_counts, check_numbers
 from groma.train.groups import parameter_groups
+from groma.train.hints import HintConfig, hint_losses, watch
 from groma.train.language import answer_terms, pack_prompts
 from groma.train.objective import Losses, Objective, ParameterGroup
 
@@ -33,6 +36,8 @@ class ImaginationConfig:
     """Normal deviation of a region's centre and size, as a share of its size; no more than twice that is drawn."""
     distractors: int = 8
     """Regions that show nothing or a piece of an object, at most."""
+    hints: HintConfig = field(default_factory=HintConfig)
+    """Where the language model should look."""
 
     def __post_init__(self) -> None:
         check_numbers(self, "noise", minimum=0)
@@ -54,15 +59,29 @@ class ImaginedRegions:
     """(R,) how much of it is seen, 0..1."""
 
 
+@torch.no_grad()
+def initialize_language(language: LanguageModel) -> None:
+    """Let every token start with equal rows in the embedding and the head: what is copied is what is spoken."""
+    base = language.base.get_input_embeddings().weight
+    nn.init.normal_(language.added_embeddings.weight, std=float(base.std()))
+    language.base.get_output_embeddings().weight.copy_(base)
+    language.added_head.weight.copy_(language.added_embeddings.weight)
+
+
 class Imagination(Objective):
     """Next-token loss on answers about imagined regions; no image tokens."""
 
     def __init__(
         self, model: GromaModel, tokens: SpecialTokenIds, *, num_names: int, num_colours: int, config: ImaginationConfig
     ) -> None:
-        """`num_names`, `num_colours`: how many classes the batches' labels have."""
+        """`num_names`, `num_colours`: how many classes the batches' labels have.
+
+        Raises:
+            InputError: the language model cannot be given the hints (see `HintConfig.resolve`).
+        """
         super().__init__()
         self.language, self.tokens, self.config = model.language, tokens, config
+        self._hints = config.hints.resolve(model.language) if config.hints.weight else None
         self._model = (model,)  # in a tuple: its other parts are no parameters of this objective
         width = model.language.hidden_size
         self.name_table, self.colour_table = nn.Embedding(num_names + 1, width), nn.Embedding(num_colours, width)
@@ -85,8 +104,19 @@ class Imagination(Objective):
         # object t was drawn as candidate t
         matched = [v.regions.candidate.argsort()[: len(names)] for v, names in zip(visual, batch.names, strict=True)]
         prompts = pack_prompts(batch.pictures, visual, matched, tokens=self.tokens, num_image_tokens=0)
-        loss: AnswerLoss = self._model[0](prompts, visual, total_tokens=total_weight)
-        return Losses(loss.total, answer_terms(loss, self.tokens, total_weight))
+        hints = self._hints
+        if hints is None:
+            loss: AnswerLoss = self._model[0](prompts, visual, total_tokens=total_weight)
+            return Losses(loss.total, answer_terms(loss, self.tokens, total_weight))
+        with watch(self.language, hints) as watched:
+            loss = self._model[0](prompts, visual, total_tokens=total_weight)
+        share = self.weight(batch) / total_weight
+        extra = {
+            name: value * share
+            for name, value in hint_losses(prompts, watched, self.language, self.tokens, hints).items()
+        }
+        terms = answer_terms(loss, self.tokens, total_weight) | {name: value.detach() for name, value in extra.items()}
+        return Losses(loss.total + hints.weight * sum(extra.values()), terms)
 
     def imagine(self, boxes_cxcywh: Tensor, names: Tensor, colours: Tensor, generator: torch.Generator) -> VisualTokens:
         """Objects and distractors in random order -> their tokens.

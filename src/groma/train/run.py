@@ -23,7 +23,7 @@ from groma.prompt.chat_format import chat_format
 from groma.prompt.tokenizer import PromptTokenizer, load_tokenizer
 from groma.train.detection import Detection
 from groma.train.distributed import World, current_world
-from groma.train.imagination import Imagination
+from groma.train.imagination import Imagination, initialize_language
 from groma.train.language import AnswerTraining
 from groma.train.loop import Hooks, TrainResult, train
 from groma.train.objective import BatchStream, Objective
@@ -157,8 +157,11 @@ def _language_objective(config: StageConfig, model: GromaConfig, preprocessing: 
             f"others, but the architecture {config.model!r} has {regions} beside {words}."
         )
     if config.stage == "speak":
+        model.language._attn_implementation = "eager"  # gives the weights that hints are about
+        whole = GromaModel(model)
+        initialize_language(whole.language)
         return Imagination(
-            GromaModel(model),
+            whole,
             tokens,
             num_names=len(atlas().names),
             num_colours=len(COLOUR_NUMBERS),
