@@ -5,18 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import Ran
 from PIL import Image
-from random_model import Ran, random_groma
 
 from groma.cli import main
 from groma.pretrained import save
+from small_models import small_groma
 
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Folder of a saved model."""
     folder = tmp_path_factory.mktemp("model") / "random"
-    save(random_groma(), folder)
+    save(small_groma(), folder)
     return str(folder)
 
 

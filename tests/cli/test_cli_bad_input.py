@@ -6,8 +6,10 @@ import zlib
 
 import numpy as np
 import pytest
+from commands import sentence
 from PIL import Image
-from random_model import CONTEXT, MAX_REGIONS, sentence
+
+from small_models import CONTEXT, MAX_REGIONS
 
 MODEL = ("--model", "{model}", "--max-new-tokens", 8)
 

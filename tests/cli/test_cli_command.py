@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from random_model import sentence
+from commands import sentence
 
 from groma.cli import main
 from groma.cli.arguments import spell_out_regions

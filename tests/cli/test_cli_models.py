@@ -3,19 +3,20 @@
 import json
 
 import pytest
-from random_model import CONTEXT, MAX_REGIONS, random_groma, sentence
+from commands import sentence
 
 import groma.evaluate
+from small_models import CONTEXT, IMAGE_SIZE, MAX_REGIONS, small_groma
 
 
 def test_info_for_machines(groma, model):
     facts = json.loads(groma("info", model, "--json").out)
     parts = facts["parameters"]
-    counted = sum(parameter.numel() for parameter in random_groma().model.parameters())
+    counted = sum(parameter.numel() for parameter in small_groma().model.parameters())
     assert parts["total"] == counted == sum(count for part, count in parts.items() if part != "total")
     assert set(parts) == {"encoder", "proposer", "region_encoder", "projector", "language", "total"}
     assert facts["geometry"] == "corrected"
-    assert facts["image_size_px"] == 128
+    assert facts["image_size_px"] == IMAGE_SIZE
     assert facts["image_tokens"] == 16
     assert (facts["max_regions"], facts["context_tokens"]) == (MAX_REGIONS, CONTEXT)
     assert facts["chat_format"] == "compact"

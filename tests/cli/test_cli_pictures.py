@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from commands import sentence
 from PIL import Image
-from random_model import MAX_REGIONS, sentence
 
 from groma.inference.result import GroundedAnswer
+from small_models import MAX_REGIONS
 
 SHORT = ("--max-new-tokens", 24, "--model", "{model}")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from random_model import sentence
+from commands import sentence
 
 from groma.cli.overrides import read_overrides, to_yaml
 from groma.train.recipes import RECIPES

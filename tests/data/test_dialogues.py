@@ -27,9 +27,9 @@ def scenes() -> list[Scene]:
     return [make_scene("train", index, 31, size_px=96) for index in range(40)]
 
 
-def ask(scene: Scene, tokenizer, *, seed: int = 0, jitter: float = 0.04, count: int = 8, kinds=EVEN) -> PicturePrompts:
-    rng = np.random.default_rng(seed)
-    return prompts_about(scene, rng, tokenizer=tokenizer, chat_format=COMPACT, kinds=kinds, count=count, jitter=jitter)
+def ask(scene: Scene, tokenizer, *, seed: int = 0, **changes) -> PicturePrompts:
+    options = {"jitter": 0.04, "count": 8, "kinds": EVEN} | changes
+    return prompts_about(scene, np.random.default_rng(seed), tokenizer=tokenizer, chat_format=COMPACT, **options)
 
 
 def said(question) -> tuple[list[int], list[int]]:
@@ -103,3 +103,13 @@ def test_scenes_without_a_question_of_the_kind_are_refused(scenes, tokenizer):
         ask(single, tokenizer, kinds={"refer_ordinal": 1.0})
     with pytest.raises(InputError, match="no kind of question poem"):
         ask(single, tokenizer, kinds={"poem": 1.0})
+
+
+def test_questions_stop_before_they_get_too_long(scenes, tokenizer):
+    for seed, scene in enumerate(scenes):
+        free, limited = ask(scene, tokenizer, seed=seed), ask(scene, tokenizer, seed=seed, max_tokens=150)
+        count = len(limited.prompts)
+        assert limited.prompts == free.prompts[:count] and limited.kinds == free.kinds[:count]
+        lengths = [len(prompt.token_ids) for prompt in free.prompts]
+        assert count == 1 or sum(lengths[:count]) <= 150
+        assert count == len(lengths) or sum(lengths[: count + 1]) > 150

@@ -48,6 +48,7 @@ def prompts_about(
     kinds: Mapping[str, float],
     count: int,
     jitter: float,
+    max_tokens: int | None = None,
 ) -> PicturePrompts:
     """Draw questions about a scene and render them.
 
@@ -60,6 +61,8 @@ def prompts_about(
         count: How many questions; fewer come where the scene does not give rise to as many.
         jitter: Normal deviation of the centre and size of a box that is pointed at, as a share of its size; no more
             than twice that is drawn.
+        max_tokens: Questions stop before all prompts together get longer, so that the rows of a batch are of about
+            the same length; one question is always asked. None: no limit.
 
     Raises:
         InputError: The scene gives rise to no question of these kinds, or a kind does not exist.
@@ -70,10 +73,13 @@ def prompts_about(
         raise InputError(
             f"A scene gives rise to no question of the kinds {names}: add one that always does, such as describe."
         )
-    prompts = []
+    prompts, length = [], 0
     referred: set[int] = set()
     for question in questions:
         rendered = render(question.dialogue, tokenizer, chat_format)
+        length += len(rendered.token_ids)
+        if max_tokens is not None and prompts and length > max_tokens:
+            break
         refer = tuple(question.box_objects[slot] for slot in rendered.refer_slots)
         ground = tuple(question.box_objects[slot] for slot in rendered.ground_slots)
         referred.update(refer)
@@ -83,7 +89,7 @@ def prompts_about(
         prompts=tuple(prompts),
         boxes_cxcywh=boxes_cxcywh,
         user_boxes_cxcywh=_drawn_by_hand(boxes_cxcywh[sorted(referred)], rng, jitter),
-        kinds=tuple(question.kind for question in questions),
+        kinds=tuple(question.kind for question in questions[: len(prompts)]),
     )
 
 

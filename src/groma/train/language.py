@@ -25,12 +25,10 @@ from groma.train.perceptions import Perceptions
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanguageConfig:
-    """What a language stage trains."""
+    """How a language stage trains."""
 
-    train_language: bool = False
-    """Stage 3: the language model as well; stage 2 keeps it frozen (paper, section 3.4)."""
     language_lr_scale: float = 1.0
-    """Factor on the learning rate of the language model and its added rows, where it is trained."""
+    """Stage 3: factor on the learning rate of the language model and its added rows."""
 
     def __post_init__(self) -> None:
         check_numbers(self, "language_lr_scale", minimum=0)
@@ -48,6 +46,7 @@ class AnswerTraining(Objective):
         tokens: SpecialTokenIds,
         preprocessing: Preprocessing,
         *,
+        train_language: bool,
         config: LanguageConfig,
         perceptions: Perceptions | None = None,
         seed: int = 0,
@@ -58,16 +57,19 @@ class AnswerTraining(Objective):
             model: the whole model.
             tokens: ids of the special tokens.
             preprocessing: normalizes the batches' pictures.
-            config: what is trained.
+            train_language: stage 3, the language model is trained as well; stage 2 trains its added rows alone
+                (paper, section 3.4).
+            config: how it is trained.
             perceptions: stands for the pictures of batches that bring none.
             seed: draws the order of the regions, which training shuffles.
         """
         super().__init__()
-        self.model, self.tokens, self.preprocessing, self.config = model, tokens, preprocessing, config
+        self.model, self.tokens, self.preprocessing = model, tokens, preprocessing
         self.perceptions = perceptions
+        self._language_lr_scale = config.language_lr_scale if train_language else 1.0
         self._seed = seed
         freeze((model.encoder, model.proposer))
-        model.language.base.requires_grad_(config.train_language)
+        model.language.base.requires_grad_(train_language)
 
     def train(self, mode: bool = True) -> nn.Module:
         """The frozen half stays in evaluation mode."""
@@ -124,8 +126,7 @@ class AnswerTraining(Objective):
         model = self.model
         groups = parameter_groups("projector", model.projector)
         groups += parameter_groups("region_encoder", model.region_encoder)
-        scale = self.config.language_lr_scale if self.config.train_language else 1.0
-        return groups + parameter_groups("language", model.language, lr_scale=scale)
+        return groups + parameter_groups("language", model.language, lr_scale=self._language_lr_scale)
 
 
 def pack_prompts(

@@ -5,7 +5,6 @@ from dataclasses import replace
 from groma.model.config import GromaConfig
 from groma.train.config import LoopConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
 from groma.train.detection_loss import DetectionLossConfig
-from groma.train.language import LanguageConfig
 from groma.train.stage import SceneData, StageConfig
 
 
@@ -127,7 +126,6 @@ def tiny_instruct() -> StageConfig:
         stage="instruct",
         data=SceneData(batch_size=16, size_px=224, seed=5),
         training=_tiny_training(2000, lr=7e-4, muon_lr=1.4e-3),
-        language=LanguageConfig(train_language=True),
     )
 
 

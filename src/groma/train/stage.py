@@ -51,15 +51,19 @@ class SceneData:
     kinds: dict[str, float] = field(default_factory=lambda: dict(QUESTIONS))
     """Language stages: kind of question -> weight."""
     questions: int = 8
-    """Language stages: questions about each picture."""
+    """Language stages: questions about each picture, at most."""
+    question_tokens: int | None = None
+    """Language stages: questions about a picture stop before they have more tokens than this; None: no limit. Rows of
+    about the same length waste little on padding."""
     perceptions: str = ""
     """Language stages: folder of pictures perceived before (groma.train.perceptions); "": perceive each anew."""
 
     def __post_init__(self) -> None:
         check_counts(self, "batch_size", "size_px", "questions", minimum=1)
         check_counts(self, "seed", minimum=0)
-        if self.crop_px is not None:
-            check_counts(self, "crop_px", minimum=1)
+        for name in ("crop_px", "question_tokens"):
+            if getattr(self, name) is not None:
+                check_counts(self, name, minimum=1)
         require(self, "sources", len(self.sources) > 0, "at least one source")
 
 
@@ -82,7 +86,7 @@ class StageConfig:
     imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
     """What stage "speak" imagines."""
     language: LanguageConfig = field(default_factory=LanguageConfig)
-    """What stages "align" and "instruct" train."""
+    """How stages "align" and "instruct" train."""
     tokenizer: str = ""
     """Language stages: a tokenizer that comes with the package, or a folder."""
     first_guess: float | None = None

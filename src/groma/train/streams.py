@@ -121,6 +121,7 @@ class DialogueStream(BatchStream):
         seed: int,
         kinds: Mapping[str, float],
         questions: int,
+        max_tokens: int | None = None,
         jitter: float = USER_JITTER,
         series: int | None = None,
         with_images: bool = True,
@@ -137,7 +138,8 @@ class DialogueStream(BatchStream):
             size_px: side of a scene.
             seed: which series.
             kinds: kind of question -> how often it is drawn.
-            questions: how many questions about each scene.
+            questions: how many questions about each scene, at most.
+            max_tokens: see `prompts_about`.
             jitter: see `prompts_about`.
             series: number of scenes that come again and again; None: every scene is new.
             with_images: False leaves the pictures out of the batch.
@@ -147,7 +149,8 @@ class DialogueStream(BatchStream):
         """
         self.tokenizer, self.chat_format = tokenizer, chat_format
         self.batch_size, self.size_px, self.seed, self.kinds = batch_size, size_px, seed, dict(kinds)
-        self.questions, self.jitter, self.series, self.with_images = questions, jitter, series, with_images
+        self.questions, self.max_tokens, self.jitter = questions, max_tokens, jitter
+        self.series, self.with_images = series, with_images
         self.rank, self.world_size, self.split = rank, world_size, split
         self.number = 0
 
@@ -178,6 +181,7 @@ class DialogueStream(BatchStream):
             kinds=self.kinds,
             count=self.questions,
             jitter=self.jitter,
+            max_tokens=self.max_tokens,
         )
 
     def _scene_index(self, place: int) -> int:

@@ -1,0 +1,135 @@
+"""Tell how a model was trained, from what its runs left: a table, curves, and the runs' metrics thinned out.
+
+    python scripts/training_report.py RUN ... --out docs/tiny
+
+Every RUN is the folder of one stage, in the order they were trained. Writes table.md, curves.svg and metrics.jsonl.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+CURVES = {
+    "name_right": "names right",
+    "loss_giou": "GIoU loss",
+    "region_right": "regions right",
+    "right": "tokens right",
+}
+"""Metric -> its label; of every run the ones that it has are drawn."""
+SHOWN = {
+    **CURVES,
+    "loss_bbox": "L1 loss",
+    "answer": "answer loss",
+    "colour": "colour loss",
+}
+"""Metric -> its label in the table's last column."""
+WIDTH, HEIGHT, MARGIN = 260, 150, 46
+COLOURS = ("#1d4ed8", "#c2410c")
+MAX_RECORDS = 120
+
+
+def newest_config(run: Path) -> dict[str, Any]:
+    """The configuration beside the last checkpoint."""
+    checkpoints = sorted(run.glob("step-*/config.json"))
+    if not checkpoints:
+        raise SystemExit(f"{run} has no checkpoint with a config.json.")
+    return json.loads(checkpoints[-1].read_text())
+
+
+def training_records(run: Path) -> list[dict[str, Any]]:
+    """What was logged of training steps."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [record for line in lines if (record := json.loads(line))["kind"] == "train"]
+
+
+def row(run: Path) -> str:
+    """One line of the table."""
+    config, records = newest_config(run), training_records(run)
+    recipe, last = config["recipe"], records[-1]
+    data, optimizer = recipe["data"], config["optimizer"]
+    scenes = config["step"] * data["batch_size"] * config["world_size"] * config["loop"]["accumulate"]
+    start = ", ".join(recipe["init"]).strip("/") or "nothing"
+    tail = records[-min(len(records), 5) :]
+    ends = [
+        f"{label} {sum(r['terms'][name] for r in tail) / len(tail):.3f}"
+        for name, label in SHOWN.items()
+        if name in last["terms"]
+    ]
+    size = f", close-ups of {data['crop_px']} px" if data["crop_px"] else ""
+    return (
+        f"| {run.name} | {recipe['stage']}{size} | {start} | {config['step']} | {scenes:,} | "
+        f"{last['wall_s'] / 60:.0f} min | {optimizer['lr']:g}, {optimizer['muon_lr']:g} | {', '.join(ends)} |"
+    )
+
+
+def table(runs: list[Path]) -> str:
+    """A row a run; losses and shares are means over the last five records."""
+    head = "| run | stage | starts from | steps | scenes | time | learning rates (AdamW, Muon) | at the end |"
+    return "\n".join([head, "|---|---|---|---|---|---|---|---|", *map(row, runs)]) + "\n"
+
+
+def panel(run: Path, left: float, top: float) -> list[str]:
+    """Curves of one run."""
+    records = training_records(run)
+    names = [name for name in CURVES if name in records[-1]["terms"]][:2]
+    right, bottom = left + WIDTH, top + HEIGHT
+    steps = max(records[-1]["step"], 1)
+    highest = 1.0 if all("right" in name for name in names) else max(r["terms"][n] for n in names for r in records)
+    parts = [
+        f'<text x="{left}" y="{top - 10}" font-weight="bold">{run.name}</text>',
+        f'<path d="M{left} {top}V{bottom}H{right}" fill="none" stroke="#888"/>',
+        f'<text x="{left - 6}" y="{top + 5}" text-anchor="end">{highest:.2g}</text>',
+        f'<text x="{left - 6}" y="{bottom}" text-anchor="end">0</text>',
+        f'<text x="{right}" y="{bottom + 16}" text-anchor="end">{steps} steps</text>',
+    ]
+    for number, (name, colour) in enumerate(zip(names, COLOURS, strict=False)):
+        points = " ".join(
+            f"{left + WIDTH * r['step'] / steps:.1f},{bottom - HEIGHT * min(r['terms'][name] / highest, 1):.1f}"
+            for r in records
+        )
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
+        x = right - 110 * (len(names) - 1 - number)
+        parts.append(f'<text x="{x}" y="{top - 10}" text-anchor="end" fill="{colour}">{CURVES[name]}</text>')
+    return parts
+
+
+def curves(runs: list[Path]) -> str:
+    """Panels of all runs, two a line."""
+    width, line = 2 * (WIDTH + 2 * MARGIN), HEIGHT + 2 * MARGIN
+    height = line * ((len(runs) + 1) // 2)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
+        'font-size="12" fill="#222">',
+        f'<rect width="{width}" height="{height}" fill="white"/>',
+    ]
+    for number, run in enumerate(runs):
+        parts += panel(run, MARGIN + (number % 2) * width / 2, MARGIN + (number // 2) * line)
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def thinned(runs: list[Path]) -> str:
+    """JSON lines: the run's name in each record, no more than MAX_RECORDS of a run, the last one always."""
+    lines = []
+    for run in runs:
+        records = training_records(run)
+        stride = -(-len(records) // MAX_RECORDS)
+        kept = records[::-1][::stride][::-1]
+        lines += [json.dumps({"run": run.name} | record) for record in kept]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of the stages, in order")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "table.md").write_text(table(options.runs))
+    (options.out / "curves.svg").write_text(curves(options.runs))
+    (options.out / "metrics.jsonl").write_text(thinned(options.runs))
+    print(table(options.runs))
+
+
+if __name__ == "__main__":
+    main()
