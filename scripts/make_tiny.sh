@@ -10,6 +10,8 @@ cd "$(dirname "$0")/.."
 RUNS=${1:-runs/tiny}
 PROCESSES=${PROCESSES:-2}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+# glibc gives large tensors back to the system when they are freed, and every step fetches them again page by page
+export MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
 mkdir -p "$RUNS"
 
 # stage NAME RECIPE [--from CHECKPOINT ...]: train unless the stage is finished; logs beside its checkpoints

@@ -5,7 +5,7 @@ from dataclasses import replace
 from groma.model.config import GromaConfig
 from groma.train.config import LoopConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
 from groma.train.detection_loss import DetectionLossConfig
-from groma.train.stage import SceneData, StageConfig
+from groma.train.stage import QUESTIONS, SceneData, StageConfig
 
 
 def tiny_config() -> GromaConfig:
@@ -64,9 +64,9 @@ TOKENIZER = "groma-tiny"
 
 def _tiny_training(steps: int, *, lr: float, muon_lr: float, seed: int = 0) -> TrainingConfig:
     return TrainingConfig(
-        loop=LoopConfig(steps=steps, precision="bf16", seed=seed, threads=1, save_every=500, evaluate_every=500),
+        loop=LoopConfig(steps=steps, precision="bf16", seed=seed, threads=1, save_every=200, evaluate_every=200),
         optimizer=OptimizerConfig(name="muon", lr=lr, muon_lr=muon_lr, weight_decay=0.05, betas=(0.9, 0.98)),
-        schedule=ScheduleConfig(warmup_steps=100, final_fraction=0.02),
+        schedule=ScheduleConfig(warmup_steps=30, final_fraction=0.02),
     )
 
 
@@ -75,7 +75,7 @@ def tiny_pretrain_crops() -> StageConfig:
     return StageConfig(
         stage="pretrain",
         data=SceneData(batch_size=24, size_px=224, crop_px=80, seed=1),
-        training=_tiny_training(3000, lr=2e-3, muon_lr=4e-3),
+        training=_tiny_training(640, lr=2e-3, muon_lr=4e-3),
     )
 
 
@@ -84,7 +84,7 @@ def tiny_pretrain() -> StageConfig:
     return StageConfig(
         stage="pretrain",
         data=SceneData(batch_size=32, size_px=224, seed=2),
-        training=_tiny_training(4000, lr=7e-4, muon_lr=1.4e-3),
+        training=_tiny_training(1700, lr=1.5e-3, muon_lr=3e-3),
     )
 
 
@@ -93,7 +93,7 @@ def tiny_detect() -> StageConfig:
     return StageConfig(
         stage="detect",
         data=SceneData(batch_size=32, size_px=224, seed=3),
-        training=_tiny_training(3000, lr=1e-3, muon_lr=2e-3),
+        training=_tiny_training(950, lr=2e-3, muon_lr=3e-3),
         detection=DetectionLossConfig(assignment="task_aligned"),
         first_guess=0.2,
     )
@@ -103,8 +103,8 @@ def tiny_speak() -> StageConfig:
     """The language model on imagined regions: words, the grammar of answers, finding the region that fits."""
     return StageConfig(
         stage="speak",
-        data=SceneData(batch_size=16, size_px=64, seed=4),
-        training=_tiny_training(1500, lr=1e-3, muon_lr=2e-3),
+        data=SceneData(batch_size=12, size_px=64, seed=4, questions=16, question_tokens=220),
+        training=_tiny_training(900, lr=1e-3, muon_lr=2e-3),
         tokenizer=TOKENIZER,
     )
 
@@ -113,8 +113,15 @@ def tiny_align() -> StageConfig:
     """Stage 2: projector, region encoder and added token rows; the language model is frozen."""
     return StageConfig(
         stage="align",
-        data=SceneData(batch_size=16, size_px=224, seed=5),
-        training=_tiny_training(600, lr=1e-3, muon_lr=2e-3),
+        data=SceneData(
+            batch_size=12,
+            size_px=224,
+            seed=5,
+            questions=16,
+            question_tokens=220,
+            kinds=dict(QUESTIONS) | {"describe": 8.0, "colour": 2.0},  # what a region shows, before all else
+        ),
+        training=_tiny_training(300, lr=1e-3, muon_lr=2e-3),
         tokenizer=TOKENIZER,
     )
 
@@ -124,8 +131,8 @@ def tiny_instruct() -> StageConfig:
     return replace(
         tiny_align(),
         stage="instruct",
-        data=SceneData(batch_size=16, size_px=224, seed=5),
-        training=_tiny_training(2000, lr=7e-4, muon_lr=1.4e-3),
+        data=SceneData(batch_size=12, size_px=224, seed=6, questions=16, question_tokens=300),
+        training=_tiny_training(1500, lr=7e-4, muon_lr=1.4e-3),
     )
 
 

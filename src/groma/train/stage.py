@@ -24,7 +24,7 @@ QUESTIONS = {
     "absent": 1.5,
     "describe": 2.0,
     "compare": 0.5,
-    "caption": 1.0,
+    "caption": 2.0,
     "summary": 0.2,
     "count": 0.4,
     "exists": 0.6,
