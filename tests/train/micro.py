@@ -58,7 +58,10 @@ def micro_config(**changes) -> GromaConfig:
 
 
 def micro_stage(recipe: str, *, steps: int = 3, **data) -> StageConfig:
-    """A recipe's stage for the architecture "micro", which a test adds to MODELS; `data` changes its pictures."""
+    """A recipe's stage for the architecture "micro", which a test adds to MODELS; `data` changes its pictures.
+
+    It imitates nothing, so that it can start from nothing.
+    """
     config = RECIPES[recipe]()
     loop = replace(config.training.loop, steps=steps, save_every=2, evaluate_every=steps, log_every=1)
     small = {"batch_size": 2, "size_px": SIDE_PX, "questions": 3} | data
@@ -68,5 +71,6 @@ def micro_stage(recipe: str, *, steps: int = 3, **data) -> StageConfig:
         config,
         model="micro",
         data=replace(config.data, **small),
+        language=replace(config.language, imitation=0.0),
         training=replace(config.training, loop=loop),
     )

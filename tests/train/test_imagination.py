@@ -74,7 +74,7 @@ def test_slots_name_their_own_objects(monkeypatch):
         ):
             assert len(matched) == len(picture.boxes_cxcywh) == len(names)
             boxes = visual.regions.boxes_cxcywh[matched]
-            own = objective.name_table(names) + objective.colour_table(colours) + objective.box_mlp(boxes)
+            own = objective.tables(names, colours, boxes)
             torch.testing.assert_close(visual.features[matched], own)
 
 
@@ -113,7 +113,7 @@ def test_the_loss_falls_on_one_batch_and_the_tables_learn():
         optimizer.step()
         totals.append(losses.total.item())
     assert totals[-1] < 0.6 * totals[0]
-    assert objective.name_table.weight.grad.abs().sum() > 0
+    assert objective.tables.names.weight.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("wrong", [{"noise": -1.0}, {"box_jitter": 0.5}, {"distractors": -1}])

@@ -2,8 +2,8 @@
 
 The published method starts from Vicuna, which knows language. A small model has to learn words, the grammar of
 answers and, hardest, to find the region that fits a phrase. That needs no pixels: a region token is made here from
-an object's name, colour and box, noisy, among distractors, and hints show where to look (`groma.train.hints`). The
-tables are thrown away afterwards.
+an object's name, colour and box (`groma.train.region_tables`), noisy, among distractors, and hints show where to look
+(`groma.train.hints`).
 
 B pictures, R regions of a picture, D width of the language model.
 """
@@ -24,6 +24,7 @@ from groma.train.groups import parameter_groups
 from groma.train.hints import HintConfig, hint_losses, watch
 from groma.train.language import answer_terms, pack_prompts
 from groma.train.objective import Losses, Objective, ParameterGroup
+from groma.train.region_tables import RegionTables
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,22 +73,17 @@ class Imagination(Objective):
     """Next-token loss on answers about imagined regions; no image tokens."""
 
     def __init__(
-        self, model: GromaModel, tokens: SpecialTokenIds, *, num_names: int, num_colours: int, config: ImaginationConfig
+        self, model: GromaModel, tokens: SpecialTokenIds, *, tables: RegionTables, config: ImaginationConfig
     ) -> None:
-        """`num_names`, `num_colours`: how many classes the batches' labels have.
+        """`tables` make the region tokens and learn with the language model.
 
         Raises:
             InputError: the language model cannot be given the hints (see `HintConfig.resolve`).
         """
         super().__init__()
-        self.language, self.tokens, self.config = model.language, tokens, config
+        self.language, self.tables, self.tokens, self.config = model.language, tables, tokens, config
         self._hints = config.hints.resolve(model.language) if config.hints.weight else None
         self._model = (model,)  # in a tuple: its other parts are no parameters of this objective
-        width = model.language.hidden_size
-        self.name_table, self.colour_table = nn.Embedding(num_names + 1, width), nn.Embedding(num_colours, width)
-        self.box_mlp = nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, width))
-        for table in (self.name_table, self.colour_table):
-            nn.init.normal_(table.weight, std=0.5)
 
     def weight(self, batch: DialogueBatch) -> float:
         """Number of tokens trained on."""
@@ -137,10 +133,10 @@ class Imagination(Objective):
         count = len(shown.names)
         order = torch.randperm(count, generator=generator)
         noise = self.config.noise * torch.randn(count, self.language.hidden_size, generator=generator)
-        device = self.name_table.weight.device
-        content = self.name_table(shown.names.to(device)) + self.colour_table(shown.colours.to(device))
+        device = self.tables.names.weight.device
+        content = self.tables.content(shown.names.to(device), shown.colours.to(device))
         features = content * shown.strength.to(device)[:, None] + noise.to(device)
-        features = features + self.box_mlp(shown.boxes_cxcywh.to(device))
+        features = features + self.tables.places(shown.boxes_cxcywh.to(device))
         regions = Regions(
             boxes_cxcywh=shown.boxes_cxcywh[order],
             scores=torch.ones(count),
@@ -171,19 +167,17 @@ class Imagination(Objective):
         elsewhere = uniform(count, 4) * torch.tensor([1.0, 1.0, 0.4, 0.4])
         shift = (torch.randn(objects, 4, generator=generator) * jitter).clamp(-2 * jitter, 2 * jitter)
         seen = boxes_cxcywh + shift * boxes_cxcywh[:, 2:].repeat(1, 2)
-        nothing = self.name_table.num_embeddings - 1
         return ImaginedRegions(
             boxes_cxcywh=torch.cat((seen, torch.where(is_piece[:, None], pieces, elsewhere))),
-            names=torch.cat((names, torch.where(is_piece, names[piece_of], nothing))),
+            names=torch.cat((names, torch.where(is_piece, names[piece_of], self.tables.nothing))),
             colours=torch.cat((colours, torch.where(is_piece, colours[piece_of], 0))),
             strength=torch.cat((torch.ones(objects), 0.3 + 0.4 * uniform(count))),
         )
 
     def parts(self) -> dict[str, nn.Module]:
-        """See Objective."""
-        return {"language": self.language}
+        """The language model, and the tables for a stage that imitates them."""
+        return {"language": self.language, "tables": self.tables}
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """The language model with its added rows, and the tables that are thrown away."""
-        tables = nn.ModuleList((self.name_table, self.colour_table, self.box_mlp))
-        return [*parameter_groups("language", self.language), *parameter_groups("tables", tables)]
+        """The language model with its added rows, and the tables."""
+        return [*parameter_groups("language", self.language), *parameter_groups("tables", self.tables)]

@@ -21,6 +21,7 @@ from groma.train.config import check_numbers
 from groma.train.groups import freeze, parameter_groups
 from groma.train.objective import Losses, Objective, ParameterGroup
 from groma.train.perceptions import Perceptions
+from groma.train.region_tables import RegionTables, imitation_loss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +30,12 @@ class LanguageConfig:
 
     language_lr_scale: float = 1.0
     """Stage 3: factor on the learning rate of the language model and its added rows."""
+    imitation: float = 0.0
+    """Weight of the distance of region tokens from the ones that stage "speak" imagined of the same objects, beside
+    the loss on answers; 0: none. For a language model that learned from those."""
 
     def __post_init__(self) -> None:
-        check_numbers(self, "language_lr_scale", minimum=0)
+        check_numbers(self, "language_lr_scale", "imitation", minimum=0)
 
 
 class AnswerTraining(Objective):
@@ -49,6 +53,7 @@ class AnswerTraining(Objective):
         train_language: bool,
         config: LanguageConfig,
         perceptions: Perceptions | None = None,
+        tables: RegionTables | None = None,
         seed: int = 0,
     ) -> None:
         """Freeze what the stage does not train.
@@ -61,14 +66,15 @@ class AnswerTraining(Objective):
                 (paper, section 3.4).
             config: how it is trained.
             perceptions: stands for the pictures of batches that bring none.
+            tables: what region tokens should imitate; needed where `config.imitation` is not 0.
             seed: draws the order of the regions, which training shuffles.
         """
         super().__init__()
         self.model, self.tokens, self.preprocessing = model, tokens, preprocessing
-        self.perceptions = perceptions
+        self.perceptions, self.tables, self._imitation = perceptions, tables, config.imitation
         self._language_lr_scale = config.language_lr_scale if train_language else 1.0
         self._seed = seed
-        freeze((model.encoder, model.proposer))
+        freeze((model.encoder, model.proposer, *([] if tables is None else [tables])))
         model.language.base.requires_grad_(train_language)
 
     def train(self, mode: bool = True) -> nn.Module:
@@ -89,7 +95,21 @@ class AnswerTraining(Objective):
         image_tokens = self.model.config.num_image_tokens
         prompts = pack_prompts(batch.pictures, visual, matched, tokens=self.tokens, num_image_tokens=image_tokens)
         loss = self.model(prompts, visual, total_tokens=total_weight)
-        return Losses(loss.total, answer_terms(loss, self.tokens, total_weight))
+        terms = answer_terms(loss, self.tokens, total_weight)
+        if self.tables is None:
+            return Losses(loss.total, terms)
+        imitation = self._distance(batch, visual, matched) * (self.weight(batch) / total_weight)
+        return Losses(loss.total + self._imitation * imitation, terms | {"imitation": imitation.detach()})
+
+    def _distance(self, batch: DialogueBatch, visual: Sequence[VisualTokens], matched: Sequence[Tensor]) -> Tensor:
+        """Mean distance of the objects' region tokens from the imagined ones."""
+        assert self.tables is not None
+        device = visual[0].features.device
+        image_tokens = self.model.config.num_image_tokens
+        features = torch.cat([v.features[image_tokens + m.to(device)] for v, m in zip(visual, matched, strict=True)])
+        boxes_cxcywh = torch.cat([p.boxes_cxcywh for p in batch.pictures]).to(device)
+        wanted = self.tables(torch.cat(batch.names).to(device), torch.cat(batch.colours).to(device), boxes_cxcywh)
+        return imitation_loss(features, wanted) / max(len(wanted), 1)
 
     def tokenize(self, batch: DialogueBatch) -> list[VisualTokens]:
         """Localized visual tokens of every picture; all boxes that its questions point at, and all annotated ones,
@@ -118,8 +138,9 @@ class AnswerTraining(Objective):
         return self.model.read(self.perceptions.recall(batch.indices, device=device))
 
     def parts(self) -> dict[str, nn.Module]:
-        """See Objective."""
-        return dict(self.model.named_children())
+        """The model's, and the tables if there are any."""
+        parts = dict(self.model.named_children())
+        return parts if self.tables is None else parts | {"tables": self.tables}
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Projector, region encoder, added token rows; the language model in stage 3."""

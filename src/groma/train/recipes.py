@@ -5,6 +5,7 @@ from dataclasses import replace
 from groma.model.config import GromaConfig
 from groma.train.config import LoopConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
 from groma.train.detection_loss import DetectionLossConfig
+from groma.train.language import LanguageConfig
 from groma.train.stage import QUESTIONS, SceneData, StageConfig
 
 
@@ -122,6 +123,7 @@ def tiny_align() -> StageConfig:
             kinds=dict(QUESTIONS) | {"describe": 8.0, "colour": 2.0},  # what a region shows, before all else
         ),
         training=_tiny_training(300, lr=1e-3, muon_lr=2e-3),
+        language=LanguageConfig(imitation=1.0),
         tokenizer=TOKENIZER,
     )
 
@@ -133,6 +135,7 @@ def tiny_instruct() -> StageConfig:
         stage="instruct",
         data=SceneData(batch_size=12, size_px=224, seed=6, questions=16, question_tokens=300),
         training=_tiny_training(1500, lr=7e-4, muon_lr=1.4e-3),
+        language=LanguageConfig(),
     )
 
 

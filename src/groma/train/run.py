@@ -31,6 +31,7 @@ from groma.train.parts import load_parts, save_parts
 from groma.train.perceptions import Perceptions, identity_of
 from groma.train.pretraining import EncoderPretraining, initialize_from_scratch
 from groma.train.recipes import MODELS
+from groma.train.region_tables import RegionTables
 from groma.train.stage import LANGUAGE_STAGES, StageConfig
 from groma.train.streams import COLOUR_NUMBERS, DialogueStream, SceneStream
 
@@ -52,7 +53,7 @@ def run_stage(
         config: what defines the run.
         out: folder for checkpoints and metrics.
         init: checkpoint folders of earlier stages whose parts this run starts from; later ones win. A resumed run
-            needs the same ones, as it takes the frozen parts from there.
+            needs the same ones, as it takes the frozen parts from there. Imitation needs one of stage "speak".
         resume: see `groma.train.loop.train`.
         may_change_steps: see `groma.train.loop.train`.
 
@@ -64,8 +65,12 @@ def run_stage(
     world = current_world()
     torch.manual_seed(config.training.loop.seed)
     objective = build_objective(config)
-    for checkpoint in init:
-        load_parts(objective.parts(), checkpoint)
+    loaded = [part for checkpoint in init for part in load_parts(objective.parts(), checkpoint)]
+    if isinstance(objective, AnswerTraining) and objective.tables is not None and "tables" not in loaded:
+        raise InputError(
+            'language.imitation needs the region tokens that stage "speak" imagined: give a checkpoint of it to start '
+            "from, or set language.imitation to 0."
+        )
     if isinstance(objective, AnswerTraining) and objective.perceptions is not None:
         identity = identity_of(objective.model, seed=config.data.seed, size_px=config.data.size_px)
         objective.perceptions.check_identity(identity)
@@ -160,13 +165,7 @@ def _language_objective(config: StageConfig, model: GromaConfig, preprocessing: 
         model.language._attn_implementation = "eager"  # gives the weights that hints are about
         whole = GromaModel(model)
         initialize_language(whole.language)
-        return Imagination(
-            whole,
-            tokens,
-            num_names=len(atlas().names),
-            num_colours=len(COLOUR_NUMBERS),
-            config=config.imagination,
-        )
+        return Imagination(whole, tokens, tables=_tables(model), config=config.imagination)
     if config.data.size_px != model.image_size:
         raise InputError(f"data.size_px must be the model's image_size, {model.image_size}, got {config.data.size_px}.")
     return AnswerTraining(
@@ -176,8 +175,14 @@ def _language_objective(config: StageConfig, model: GromaConfig, preprocessing: 
         train_language=config.stage == "instruct",
         config=config.language,
         perceptions=Perceptions(Path(config.data.perceptions)) if config.data.perceptions else None,
+        tables=_tables(model) if config.language.imitation else None,
         seed=config.data.seed,
     )
+
+
+def _tables(model: GromaConfig) -> RegionTables:
+    width = model.language.get_text_config().hidden_size
+    return RegionTables(width, num_names=len(atlas().names), num_colours=len(COLOUR_NUMBERS))
 
 
 def _check_side(side_px: int, model: GromaConfig) -> None:
