@@ -137,8 +137,8 @@ def test_detection_trains_the_proposer(chain):
     assert not all(chain.same(chain.earlier("detect"), chain.last("detect"), "proposer."))
 
 
-def test_speaking_hands_on_the_language_model_alone(chain):
-    assert {name.split(".")[0] for name in chain.tensors(chain.last("speak"))} == {"language"}
+def test_speaking_hands_on_the_language_model_and_what_it_imagined(chain):
+    assert {name.split(".")[0] for name in chain.tensors(chain.last("speak"))} == {"language", "tables"}
     assert not all(chain.same(chain.earlier("speak"), chain.last("speak"), "language.base."))
     assert not all(chain.same(chain.earlier("speak"), chain.last("speak"), "language.added_"))
 
