@@ -163,9 +163,9 @@ def test_gradients_reach_what_the_stage_trains_and_nothing_else(recipe, trains_l
     assert not model.encoder.training and not model.proposer.training and model.projector.training
 
 
-def test_pictures_or_perceptions():
+def test_a_batch_without_pictures_is_refused():
     objective, stream = some_stage()
-    with pytest.raises(InputError, match="give perceptions"):
+    with pytest.raises(InputError, match="has no pictures"):
         objective.read(replace(stream.next(), images=None))
 
 

@@ -13,6 +13,7 @@ from groma.train.pretraining import (
     EncoderPretraining,
     PretrainingConfig,
     _attention_weights,
+    _pool,
     initialize_from_scratch,
 )
 from groma.train.run import World, build_objective, build_stream
@@ -77,12 +78,10 @@ def test_the_total_is_weighted():
 
 
 def test_a_name_is_read_from_inside_its_box():
-    objective, batch = some_stage()
-    objective.eval()
     features = torch.zeros(1, 4, 4, 2)
     features[0, :2, 2:] = torch.tensor([1.0, 5.0])  # the upper right quarter
     boxes = torch.tensor([[0.75, 0.25, 0.3, 0.3], [0.25, 0.25, 0.3, 0.3], [0.5, 0.25, 0.9, 0.4]])
-    pooled = objective._pool(features, replace(picture(batch, 0), boxes_cxcywh=(boxes,)))
+    pooled = _pool(features, [boxes])
     inside, outside, across = pooled.unflatten(1, (2, ROI_SIZE, ROI_SIZE))
     torch.testing.assert_close(inside, torch.tensor([1.0, 5.0])[:, None, None].expand_as(inside))
     assert outside.abs().max() == 0

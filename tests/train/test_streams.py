@@ -35,7 +35,7 @@ STREAMS = {
     "scenes": scene_stream,
     "close-ups": lambda **changes: scene_stream(crop_px=32, **changes),
     "dialogues": dialogue_stream,
-    "a series": lambda **changes: dialogue_stream(series=7, with_images=False, **changes),
+    "dialogues without pictures": lambda **changes: dialogue_stream(with_images=False, **changes),
 }
 every_stream = pytest.mark.parametrize("make", STREAMS.values(), ids=STREAMS)
 
@@ -106,30 +106,6 @@ def test_close_ups_are_one_for_each_object():
     batch, scenes = scene_stream(crop_px=32).next(), scene_stream().next()
     assert len(batch) == sum(map(len, scenes.boxes_cxcywh))
     assert batch.images.shape[1:] == (32, 32, 3)
-
-
-@pytest.mark.parametrize("series", [1, 2, 6, 7, 30])
-def test_every_epoch_of_a_series_is_a_permutation(series):
-    stream = dialogue_stream(series=series)
-    epochs = [[stream._scene_index(epoch * series + k) for k in range(series)] for epoch in range(6)]
-    assert all(sorted(epoch) == list(range(series)) for epoch in epochs)
-    assert series < 6 or len(set(map(tuple, epochs))) > 1, "in another order each time"
-
-
-def test_a_scene_that_comes_again_is_asked_about_anew():
-    stream = dialogue_stream(series=3, with_images=False)
-    first, second = stream.next(), stream.next()
-    assert sorted(first.indices) == sorted(second.indices) == [0, 1, 2]
-    for scene in range(3):
-        a, b = (batch.pictures[batch.indices.index(scene)] for batch in (first, second))
-        assert torch.equal(a.boxes_cxcywh, b.boxes_cxcywh)
-        assert {p.token_ids for p in a.prompts} != {p.token_ids for p in b.prompts}
-
-
-def test_processes_share_a_series_without_a_repeat():
-    streams = [dialogue_stream(series=12, rank=rank, world_size=2) for rank in (0, 1)]
-    indices = [index for _ in range(2) for stream in streams for index in stream.next().indices]
-    assert sorted(indices) == list(range(12))
 
 
 def test_kinds_that_never_apply_are_named():

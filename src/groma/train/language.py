@@ -20,8 +20,7 @@ from groma.prompt.tokens import SpecialTokenIds
 from groma.train.config import check_numbers
 from groma.train.groups import freeze, parameter_groups
 from groma.train.objective import Losses, Objective, ParameterGroup
-from groma.train.perceptions import Perceptions
-from groma.train.region_tables import RegionTables, imitation_loss
+from groma.train.region_tables import RegionTables, imitation_losses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +30,8 @@ class LanguageConfig:
     language_lr_scale: float = 1.0
     """Stage 3: factor on the learning rate of the language model and its added rows."""
     imitation: float = 0.0
-    """Weight of the distance of region tokens from the ones that stage "speak" imagined of the same objects, beside
-    the loss on answers; 0: none. For a language model that learned from those."""
+    """Weight of how far region tokens are from the ones that stage "speak" imagined of the same objects
+    (groma.train.region_tables), beside the loss on answers; 0: none. For a language model that learned from those."""
 
     def __post_init__(self) -> None:
         check_numbers(self, "language_lr_scale", "imitation", minimum=0)
@@ -41,7 +40,7 @@ class LanguageConfig:
 class AnswerTraining(Objective):
     """Localized tokens of pictures, questions packed behind them, loss on the answers.
 
-    Encoder and proposer are frozen, so pictures may have been perceived before (`perceptions`).
+    Encoder and proposer are frozen.
     """
 
     def __init__(
@@ -52,7 +51,6 @@ class AnswerTraining(Objective):
         *,
         train_language: bool,
         config: LanguageConfig,
-        perceptions: Perceptions | None = None,
         tables: RegionTables | None = None,
         seed: int = 0,
     ) -> None:
@@ -65,13 +63,12 @@ class AnswerTraining(Objective):
             train_language: stage 3, the language model is trained as well; stage 2 trains its added rows alone
                 (paper, section 3.4).
             config: how it is trained.
-            perceptions: stands for the pictures of batches that bring none.
             tables: what region tokens should imitate; needed where `config.imitation` is not 0.
             seed: draws the order of the regions, which training shuffles.
         """
         super().__init__()
         self.model, self.tokens, self.preprocessing = model, tokens, preprocessing
-        self.perceptions, self.tables, self._imitation = perceptions, tables, config.imitation
+        self.tables, self._imitation = tables, config.imitation
         self._language_lr_scale = config.language_lr_scale if train_language else 1.0
         self._seed = seed
         freeze((model.encoder, model.proposer, *([] if tables is None else [tables])))
@@ -98,18 +95,23 @@ class AnswerTraining(Objective):
         terms = answer_terms(loss, self.tokens, total_weight)
         if self.tables is None:
             return Losses(loss.total, terms)
-        imitation = self._distance(batch, visual, matched) * (self.weight(batch) / total_weight)
-        return Losses(loss.total + self._imitation * imitation, terms | {"imitation": imitation.detach()})
+        share = self.weight(batch) / total_weight
+        extra = {name: value * share for name, value in self._imitate(batch, visual, matched).items()}
+        total = loss.total + self._imitation * (extra["imitation"] + extra["naming"])
+        return Losses(total, terms | {name: value.detach() for name, value in extra.items()})
 
-    def _distance(self, batch: DialogueBatch, visual: Sequence[VisualTokens], matched: Sequence[Tensor]) -> Tensor:
-        """Mean distance of the objects' region tokens from the imagined ones."""
+    def _imitate(
+        self, batch: DialogueBatch, visual: Sequence[VisualTokens], matched: Sequence[Tensor]
+    ) -> dict[str, Tensor]:
+        """How well the objects' region tokens imitate the imagined ones: means over the batch's objects."""
         assert self.tables is not None
         device = visual[0].features.device
         image_tokens = self.model.config.num_image_tokens
         features = torch.cat([v.features[image_tokens + m.to(device)] for v, m in zip(visual, matched, strict=True)])
         boxes_cxcywh = torch.cat([p.boxes_cxcywh for p in batch.pictures]).to(device)
-        wanted = self.tables(torch.cat(batch.names).to(device), torch.cat(batch.colours).to(device), boxes_cxcywh)
-        return imitation_loss(features, wanted) / max(len(wanted), 1)
+        names, colours = torch.cat(batch.names).to(device), torch.cat(batch.colours).to(device)
+        sums = imitation_losses(self.tables, features, names, colours, boxes_cxcywh)
+        return {name: value / max(len(names), 1) for name, value in sums.items()}
 
     def tokenize(self, batch: DialogueBatch) -> list[VisualTokens]:
         """Localized visual tokens of every picture; all boxes that its questions point at, and all annotated ones,
@@ -125,17 +127,15 @@ class AnswerTraining(Objective):
         )
 
     def read(self, batch: DialogueBatch) -> PictureTokens:
-        """Perceive the pictures, or recall what was perceived of them.
+        """Perceive the pictures.
 
         Raises:
-            InputError: the batch has no pictures, and there are no perceptions either.
+            InputError: the batch has none.
         """
+        if batch.images is None:
+            raise InputError("The batch has no pictures: its stream was made without them, as stage speak wants them.")
         device = next(self.model.parameters()).device
-        if batch.images is not None:
-            return self.model.read(self.model.perceive(self.preprocessing.normalize(batch.images.to(device))))
-        if self.perceptions is None:
-            raise InputError("The batch has no pictures and nothing was perceived before: give perceptions.")
-        return self.model.read(self.perceptions.recall(batch.indices, device=device))
+        return self.model.read(self.model.perceive(self.preprocessing.normalize(batch.images.to(device))))
 
     def parts(self) -> dict[str, nn.Module]:
         """The model's, and the tables if there are any."""

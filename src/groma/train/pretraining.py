@@ -8,6 +8,7 @@ B pictures, N patches of a picture, T_i annotated boxes of picture i, R boxes of
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -21,6 +22,7 @@ from groma.image import Preprocessing
 from groma.model.deformable import grid_centres
 from groma.model.encoder import ImageEncoder
 from groma.model.proposer import BASE_BOX_SIZE, BoxHead
+from groma.model.region_encoder import RegionEncoder
 from groma.model.roi_align import roi_align
 from groma.train.config import check_numbers
 from groma.train.detection_loss import (
@@ -29,8 +31,9 @@ from groma.train.detection_loss import (
     task_aligned_losses,
     weighted_total,
 )
-from groma.train.groups import parameter_groups
+from groma.train.groups import freeze, parameter_groups
 from groma.train.objective import Losses, Objective, ParameterGroup
+from groma.train.region_tables import RegionTables, imitation_losses
 
 BOX_LOSSES = DetectionLossConfig(assignment="task_aligned")
 """How the patches' boxes are taught; PretrainingConfig weights them against names and colours."""
@@ -56,9 +59,12 @@ class PretrainingConfig:
     """Share of the name's target spread over all names."""
     jitter: float = 0.05
     """How far the sides of a box move before its features are read, as a share of its size (normal deviation)."""
+    imitation: float = 0.0
+    """Weight of how far the region encoder's tokens are from the ones that stage "speak" imagined of the same objects;
+    with 0 there is no region encoder in this stage."""
 
     def __post_init__(self) -> None:
-        check_numbers(self, "name_weight", "colour_weight", "box_weight", "jitter", minimum=0)
+        check_numbers(self, "name_weight", "colour_weight", "box_weight", "jitter", "imitation", minimum=0)
         check_numbers(self, "label_smoothing", minimum=0, below=1)
 
 
@@ -76,7 +82,10 @@ class PretrainingHeads(nn.Module):
 
 
 class EncoderPretraining(Objective):
-    """Names and colours of boxes, read by RoIAlign from the mean of the encoder's last blocks; boxes from patches."""
+    """Names and colours of boxes, read by RoIAlign from the mean of the encoder's last blocks; boxes from patches.
+
+    A region encoder may learn with the encoder: its tokens imitate the ones that a language model learned from.
+    """
 
     def __init__(
         self,
@@ -86,10 +95,25 @@ class EncoderPretraining(Objective):
         num_names: int,
         num_colours: int,
         config: PretrainingConfig,
+        region_encoder: RegionEncoder | None = None,
+        tables: RegionTables | None = None,
     ) -> None:
-        """`num_names`, `num_colours`: how many classes the batches' labels have."""
+        """Put the parts together.
+
+        Args:
+            encoder: what is taught.
+            preprocessing: normalizes the batches' pictures.
+            num_names: how many names the batches' labels have.
+            num_colours: how many colours.
+            config: weights of the losses.
+            region_encoder: learns as well where `config.imitation` is not 0.
+            tables: what it imitates; frozen.
+        """
         super().__init__()
         self.encoder, self.preprocessing, self.config = encoder, preprocessing, config
+        self.region_encoder, self.tables = region_encoder, tables
+        if tables is not None:
+            freeze((tables,))
         width = encoder.backbone.config.hidden_size
         self.heads = PretrainingHeads(width, num_names=num_names, num_colours=num_colours)
 
@@ -102,7 +126,8 @@ class EncoderPretraining(Objective):
         maps = self.encoder(self.preprocessing.normalize(batch.images))
         features = self.heads.norm(torch.stack(maps.last).mean(0))  # (B, H, W, C)
         names, colours = torch.cat(batch.names), torch.cat(batch.colours)
-        regions = F.relu(self.heads.region_linear(self._pool(features, batch)))
+        seen = [self._jitter(boxes_cxcywh) for boxes_cxcywh in batch.boxes_cxcywh]
+        regions = F.relu(self.heads.region_linear(_pool(features, seen)))
         name_logits, colour_logits = self.heads.name_head(regions).float(), self.heads.colour_head(regions).float()
         smoothing = self.config.label_smoothing
         box_terms = task_aligned_losses(self._boxes(features), batch.boxes_cxcywh, BOX_LOSSES)
@@ -116,18 +141,19 @@ class EncoderPretraining(Objective):
             + self.config.colour_weight * terms["colour"]
             + self.config.box_weight * terms["box"]
         )
-        right = (name_logits.argmax(-1) == names).sum() / total_weight
-        return Losses(total, {n: v.detach() for n, v in terms.items()} | {"name_right": right})
+        terms["name_right"] = (name_logits.argmax(-1) == names).sum() / total_weight
+        if self.region_encoder is not None and self.tables is not None:
+            tokens = torch.cat(self.region_encoder(maps, seen))
+            sums = imitation_losses(self.tables, tokens, names, colours, torch.cat(batch.boxes_cxcywh))
+            terms |= {name: value / total_weight for name, value in sums.items()}
+            total = total + self.config.imitation * (terms["imitation"] + terms["naming"])
+        return Losses(total, {n: v.detach() for n, v in terms.items()})
 
-    def _pool(self, features: Tensor, batch: VisionBatch) -> Tensor:
-        """(B, H, W, C) -> (R, C * P * P) features inside every annotated box, moved a little in training."""
-        corners_px = []
-        for boxes_cxcywh in batch.boxes_cxcywh:
-            if self.training:
-                noise = self.config.jitter * torch.randn_like(boxes_cxcywh)
-                boxes_cxcywh = boxes_cxcywh + noise * boxes_cxcywh[:, 2:].repeat(1, 2)
-            corners_px.append(boxes.cxcywh_to_xyxy(boxes_cxcywh) * features.shape[1])
-        return roi_align(features.permute(0, 3, 1, 2), corners_px, ROI_SIZE, stride=1.0).flatten(1)
+    def _jitter(self, boxes_cxcywh: Tensor) -> Tensor:
+        """(T, 4) boxes, moved a little in training."""
+        if not self.training:
+            return boxes_cxcywh
+        return boxes_cxcywh + self.config.jitter * torch.randn_like(boxes_cxcywh) * boxes_cxcywh[:, 2:].repeat(1, 2)
 
     def _boxes(self, features: Tensor) -> HeadOutput:
         centres = grid_centres((features.shape[1], features.shape[2]), device=features.device)
@@ -137,12 +163,23 @@ class EncoderPretraining(Objective):
         return HeadOutput("", self.heads.object_head(flat)[..., 0].float(), boxes_cxcywh)
 
     def parts(self) -> dict[str, nn.Module]:
-        """The encoder, and the heads for a further run of the same stage on other pictures."""
-        return {"encoder": self.encoder, "heads": self.heads}
+        """The encoder, a region encoder and its tables, and the heads for a further run of the same stage."""
+        parts = {"encoder": self.encoder, "heads": self.heads}
+        learned = {"region_encoder": self.region_encoder, "tables": self.tables}
+        return parts | {name: part for name, part in learned.items() if part is not None}
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """The encoder, and the heads that are thrown away in the end."""
-        return [*parameter_groups("encoder", self.encoder), *parameter_groups("heads", self.heads)]
+        """The encoder, the heads that are thrown away in the end, and a region encoder."""
+        groups = [*parameter_groups("encoder", self.encoder), *parameter_groups("heads", self.heads)]
+        if self.region_encoder is not None:
+            groups += parameter_groups("region_encoder", self.region_encoder)
+        return groups
+
+
+def _pool(features: Tensor, boxes_cxcywh: Sequence[Tensor]) -> Tensor:
+    """(B, H, W, C) -> (R, C * P * P) features inside every box."""
+    corners_px = [boxes.cxcywh_to_xyxy(own) * features.shape[1] for own in boxes_cxcywh]
+    return roi_align(features.permute(0, 3, 1, 2), corners_px, ROI_SIZE, stride=1.0).flatten(1)
 
 
 @torch.no_grad()

@@ -28,7 +28,6 @@ from groma.train.language import AnswerTraining
 from groma.train.loop import Hooks, TrainResult, train
 from groma.train.objective import BatchStream, Objective
 from groma.train.parts import load_parts, save_parts
-from groma.train.perceptions import Perceptions, identity_of
 from groma.train.pretraining import EncoderPretraining, initialize_from_scratch
 from groma.train.recipes import MODELS
 from groma.train.region_tables import RegionTables
@@ -59,21 +58,17 @@ def run_stage(
 
     Raises:
         InputError: the configuration does not fit the architecture, or a resumed run's.
-        CheckpointError: a folder of `init` holds none of the parts, or parts of other shapes; or the pictures were
-            perceived before by other weights.
+        CheckpointError: a folder of `init` holds none of the parts, or parts of other shapes.
     """
     world = current_world()
     torch.manual_seed(config.training.loop.seed)
     objective = build_objective(config)
     loaded = [part for checkpoint in init for part in load_parts(objective.parts(), checkpoint)]
-    if isinstance(objective, AnswerTraining) and objective.tables is not None and "tables" not in loaded:
+    if config.imitates and "tables" not in loaded:
         raise InputError(
-            'language.imitation needs the region tokens that stage "speak" imagined: give a checkpoint of it to start '
-            "from, or set language.imitation to 0."
+            'Imitation needs the region tokens that stage "speak" imagined: give a checkpoint of it to start from, or '
+            "set imitation to 0."
         )
-    if isinstance(objective, AnswerTraining) and objective.perceptions is not None:
-        identity = identity_of(objective.model, seed=config.data.seed, size_px=config.data.size_px)
-        objective.perceptions.check_identity(identity)
     objective.to(world.device)
     return train(
         objective,
@@ -131,16 +126,9 @@ def build_objective(config: StageConfig) -> Objective:
     if config.stage in LANGUAGE_STAGES:
         return _language_objective(config, model, preprocessing)
     _check_side(config.data.crop_px or config.data.size_px, model)
-    encoder = ImageEncoder(model.encoder, model.proposer.num_encoder_blocks)
     if config.stage == "pretrain":
-        initialize_from_scratch(encoder)
-        return EncoderPretraining(
-            encoder,
-            preprocessing,
-            num_names=len(atlas().names),
-            num_colours=len(COLOUR_NUMBERS),
-            config=config.pretraining,
-        )
+        return _pretraining_objective(config, model, preprocessing)
+    encoder = ImageEncoder(model.encoder, model.proposer.num_encoder_blocks)
     proposer = RegionProposer(model.proposer, model.encoder.hidden_size)
     if config.first_guess is not None:
         proposer.start_from_boxes_of(config.first_guess)
@@ -150,6 +138,20 @@ def build_objective(config: StageConfig) -> Objective:
         preprocessing,
         config=config.detection,
         encoder_lr_scale=config.encoder_lr_scale,
+    )
+
+
+def _pretraining_objective(config: StageConfig, model: GromaConfig, preprocessing: Preprocessing) -> Objective:
+    whole = GromaModel(model)
+    initialize_from_scratch(whole.encoder)
+    return EncoderPretraining(
+        whole.encoder,
+        preprocessing,
+        num_names=len(atlas().names),
+        num_colours=len(COLOUR_NUMBERS),
+        config=config.pretraining,
+        region_encoder=whole.region_encoder if config.imitates else None,
+        tables=_tables(model) if config.imitates else None,
     )
 
 
@@ -174,8 +176,7 @@ def _language_objective(config: StageConfig, model: GromaConfig, preprocessing: 
         preprocessing,
         train_language=config.stage == "instruct",
         config=config.language,
-        perceptions=Perceptions(Path(config.data.perceptions)) if config.data.perceptions else None,
-        tables=_tables(model) if config.language.imitation else None,
+        tables=_tables(model) if config.imitates else None,
         seed=config.data.seed,
     )
 
@@ -193,7 +194,7 @@ def _check_side(side_px: int, model: GromaConfig) -> None:
 
 
 def build_stream(config: StageConfig, world: World, *, split: str = "train") -> BatchStream:
-    """This process's batches of a split. Only training pictures were perceived before, and come again and again."""
+    """This process's batches of a split; stage "speak" needs no pictures."""
     data = config.data
     if config.stage not in LANGUAGE_STAGES:
         return SceneStream(
@@ -207,7 +208,6 @@ def build_stream(config: StageConfig, world: World, *, split: str = "train") -> 
             split=split,
         )
     tokenizer = find_tokenizer(config.tokenizer)
-    perceived = bool(data.perceptions) and split == "train"
     return DialogueStream(
         tokenizer=tokenizer,
         chat_format=chat_format(find_model(config.model).chat_format, tokenizer),
@@ -217,8 +217,7 @@ def build_stream(config: StageConfig, world: World, *, split: str = "train") -> 
         kinds=data.kinds,
         questions=data.questions,
         max_tokens=data.question_tokens,
-        series=Perceptions(Path(data.perceptions)).count if perceived else None,
-        with_images=config.stage != "speak" and not perceived,
+        with_images=config.stage != "speak",
         rank=world.rank,
         world_size=world.size,
         split=split,

@@ -55,8 +55,6 @@ class SceneData:
     question_tokens: int | None = None
     """Language stages: questions about a picture stop before they have more tokens than this; None: no limit. Rows of
     about the same length waste little on padding."""
-    perceptions: str = ""
-    """Language stages: folder of pictures perceived before (groma.train.perceptions); "": perceive each anew."""
 
     def __post_init__(self) -> None:
         check_counts(self, "batch_size", "size_px", "questions", minimum=1)
@@ -100,6 +98,13 @@ class StageConfig:
         check_numbers(self, "encoder_lr_scale", minimum=0)
         if self.stage in LANGUAGE_STAGES:
             require(self, "tokenizer", bool(self.tokenizer), f"given for stage {self.stage!r}")
+
+    @property
+    def imitates(self) -> bool:
+        """Whether region tokens are drawn towards those that stage "speak" imagined."""
+        if self.stage in ("align", "instruct"):
+            return self.language.imitation > 0
+        return self.stage == "pretrain" and self.pretraining.imitation > 0
 
     def to_dict(self) -> dict[str, Any]:
         """Nested values that survive JSON, without the loop's own part, which the loop records itself."""

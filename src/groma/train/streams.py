@@ -1,6 +1,5 @@
 """Seeded batches of procedural scenes for the stages of the small model."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -107,8 +106,7 @@ def scene_labels(scenes: Sequence[Scene]) -> tuple[tuple[Tensor, ...], tuple[Ten
 class DialogueStream(BatchStream):
     """Scenes of one split with fresh questions.
 
-    With `series` the scenes 0 .. series-1 come again and again, in another order and with other questions each time;
-    without, every scene is new. Batch number b depends on nothing but b and the constructor's arguments.
+    Every scene is new; batch number b depends on nothing but b and the constructor's arguments.
     """
 
     def __init__(
@@ -123,7 +121,6 @@ class DialogueStream(BatchStream):
         questions: int,
         max_tokens: int | None = None,
         jitter: float = USER_JITTER,
-        series: int | None = None,
         with_images: bool = True,
         rank: int = 0,
         world_size: int = 1,
@@ -141,7 +138,6 @@ class DialogueStream(BatchStream):
             questions: how many questions about each scene, at most.
             max_tokens: see `prompts_about`.
             jitter: see `prompts_about`.
-            series: number of scenes that come again and again; None: every scene is new.
             with_images: False leaves the pictures out of the batch.
             rank: number of this process.
             world_size: number of processes.
@@ -150,20 +146,19 @@ class DialogueStream(BatchStream):
         self.tokenizer, self.chat_format = tokenizer, chat_format
         self.batch_size, self.size_px, self.seed, self.kinds = batch_size, size_px, seed, dict(kinds)
         self.questions, self.max_tokens, self.jitter = questions, max_tokens, jitter
-        self.series, self.with_images = series, with_images
+        self.with_images = with_images
         self.rank, self.world_size, self.split = rank, world_size, split
         self.number = 0
 
     def next(self) -> DialogueBatch:
         """The next micro-batch."""
         first = (self.number * self.world_size + self.rank) * self.batch_size
-        places = range(first, first + self.batch_size)
-        indices = tuple(self._scene_index(place) for place in places)
+        indices = tuple(range(first, first + self.batch_size))
         scenes = [make_scene(self.split, index, self.seed, size_px=self.size_px) for index in indices]
         self.number += 1
         names, colours = scene_labels(scenes)
         return DialogueBatch(
-            pictures=tuple(self._ask(scene, place) for scene, place in zip(scenes, places, strict=True)),
+            pictures=tuple(self._ask(scene, index) for scene, index in zip(scenes, indices, strict=True)),
             images=torch.from_numpy(np.stack([scene.image for scene in scenes])) if self.with_images else None,
             indices=indices,
             names=names,
@@ -171,11 +166,10 @@ class DialogueStream(BatchStream):
             source="scenes",
         )
 
-    def _ask(self, scene: Scene, place: int) -> PicturePrompts:
-        """Questions for the picture at a place of the stream: other ones when its scene comes again."""
+    def _ask(self, scene: Scene, index: int) -> PicturePrompts:
         return prompts_about(
             scene,
-            np.random.default_rng((self.seed, place)),
+            np.random.default_rng((self.seed, index)),
             tokenizer=self.tokenizer,
             chat_format=self.chat_format,
             kinds=self.kinds,
@@ -183,16 +177,6 @@ class DialogueStream(BatchStream):
             jitter=self.jitter,
             max_tokens=self.max_tokens,
         )
-
-    def _scene_index(self, place: int) -> int:
-        if self.series is None:
-            return place
-        epoch, position = divmod(place, self.series)
-        # an affine map modulo a number is a permutation when the factor shares no divisor with it
-        factor = int(np.random.default_rng((self.seed, epoch)).integers(self.series)) | 1
-        while math.gcd(factor, self.series) != 1:
-            factor += 2
-        return (position * factor + epoch) % self.series
 
     def state_dict(self) -> dict[str, Any]:
         """How many batches were given."""
