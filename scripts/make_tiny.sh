@@ -28,10 +28,11 @@ stage() {
 newest() { printf '%s\n' "$RUNS/$1"/step-* | tail -n 1; }
 
 [[ -f src/groma/assets/groma-tiny/tokenizer.json ]] || .venv/bin/python scripts/make_tiny_tokenizer.py
+stage speak tiny-speak
 stage crops tiny-pretrain-crops
 stage pretrain tiny-pretrain --from "$(newest crops)"
-stage detect tiny-detect --from "$(newest pretrain)"
-stage speak tiny-speak
-stage align tiny-align --from "$(newest detect)" --from "$(newest speak)"
-stage instruct tiny-instruct --from "$(newest align)"
+stage regions tiny-pretrain-regions --from "$(newest speak)" --from "$(newest pretrain)"
+stage detect tiny-detect --from "$(newest regions)"
+stage align tiny-align --from "$(newest speak)" --from "$(newest regions)" --from "$(newest detect)"
+stage instruct tiny-instruct --from "$(newest speak)" --from "$(newest align)"
 .venv/bin/python scripts/pack_tiny.py "$(newest instruct)/model" src/groma/assets/groma-tiny

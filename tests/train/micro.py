@@ -57,20 +57,25 @@ def micro_config(**changes) -> GromaConfig:
     return GromaConfig(image_size=SIDE_PX, chat_format="compact", **parts, **changes)
 
 
-def micro_stage(recipe: str, *, steps: int = 3, **data) -> StageConfig:
+def micro_stage(recipe: str, *, steps: int = 3, imitates: bool = False, **data) -> StageConfig:
     """A recipe's stage for the architecture "micro", which a test adds to MODELS; `data` changes its pictures.
 
-    It imitates nothing, so that it can start from nothing.
+    It imitates nothing unless asked to, so that it can start from nothing.
     """
     config = RECIPES[recipe]()
     loop = replace(config.training.loop, steps=steps, save_every=2, evaluate_every=steps, log_every=1)
     small = {"batch_size": 2, "size_px": SIDE_PX, "questions": 3} | data
     if config.data.crop_px:
         small |= {"crop_px": 32}
+    if not imitates:
+        config = replace(
+            config,
+            pretraining=replace(config.pretraining, imitation=0.0),
+            language=replace(config.language, imitation=0.0),
+        )
     return replace(
         config,
         model="micro",
         data=replace(config.data, **small),
-        language=replace(config.language, imitation=0.0),
         training=replace(config.training, loop=loop),
     )

@@ -20,13 +20,15 @@ from groma.train.run import build_objective, build_stream, find_model, find_toke
 from groma.train.stage import LANGUAGE_STAGES, StageConfig
 
 TAKES_FROM = {
-    "pretrain": ("pretrain",),
-    "detect": ("pretrain",),
-    "speak": (),
-    "align": ("detect", "speak"),
-    "instruct": ("align",),
+    "tiny-speak": (),
+    "tiny-pretrain-crops": (),
+    "tiny-pretrain": ("tiny-pretrain-crops",),
+    "tiny-pretrain-regions": ("tiny-speak", "tiny-pretrain"),
+    "tiny-detect": ("tiny-pretrain-regions",),
+    "tiny-align": ("tiny-speak", "tiny-pretrain-regions", "tiny-detect"),
+    "tiny-instruct": ("tiny-speak", "tiny-align"),
 }
-"""Stage -> the stages whose newest checkpoints it starts from, where there are any."""
+"""Recipe -> the recipes it starts from, as scripts/make_tiny.sh runs them."""
 
 
 def tensors(config: StageConfig, checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -42,12 +44,10 @@ class Chain:
     def __init__(self, folder: Path) -> None:
         self.folder, self.results, self.configs, self.inits = folder, {}, {}, {}
         self.read: dict[Path, dict[str, torch.Tensor]] = {}
-        newest: dict[str, Path] = {}
         for recipe in RECIPES:
-            config = micro_stage(recipe)
-            init = [newest[stage] for stage in TAKES_FROM[config.stage] if stage in newest]
+            config = micro_stage(recipe, imitates=True)
+            init = [self.results[earlier].checkpoint for earlier in TAKES_FROM[recipe]]
             result = run_stage(config, out=folder / recipe, init=init)
-            newest[config.stage] = result.checkpoint
             self.configs[recipe], self.inits[recipe], self.results[recipe] = config, init, result
 
     def of_stage(self, stage: str) -> str:

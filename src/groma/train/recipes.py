@@ -6,6 +6,7 @@ from groma.model.config import GromaConfig
 from groma.train.config import LoopConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
 from groma.train.detection_loss import DetectionLossConfig
 from groma.train.language import LanguageConfig
+from groma.train.pretraining import PretrainingConfig
 from groma.train.stage import QUESTIONS, SceneData, StageConfig
 
 
@@ -71,6 +72,16 @@ def _tiny_training(steps: int, *, lr: float, muon_lr: float, seed: int = 0) -> T
     )
 
 
+def tiny_speak() -> StageConfig:
+    """The language model on imagined regions: words, the grammar of answers, finding the region that fits."""
+    return StageConfig(
+        stage="speak",
+        data=SceneData(batch_size=12, size_px=64, seed=4, questions=16, question_tokens=220),
+        training=_tiny_training(900, lr=1e-3, muon_lr=2e-3),
+        tokenizer=TOKENIZER,
+    )
+
+
 def tiny_pretrain_crops() -> StageConfig:
     """Dense encoder pretraining on close-ups, one for each object: a grid of 5 x 5 patches, easy to begin with."""
     return StageConfig(
@@ -89,6 +100,16 @@ def tiny_pretrain() -> StageConfig:
     )
 
 
+def tiny_pretrain_regions() -> StageConfig:
+    """The encoder goes on learning, and the region encoder with it: tokens that stage "speak" made are imitated."""
+    return StageConfig(
+        stage="pretrain",
+        data=SceneData(batch_size=24, size_px=224, seed=11),
+        training=_tiny_training(1000, lr=1.2e-3, muon_lr=2.4e-3),
+        pretraining=PretrainingConfig(imitation=1.0),
+    )
+
+
 def tiny_detect() -> StageConfig:
     """Stage 1: the proposer, with a one-to-many assignment (docs/deviations.md), on both objectness heads."""
     return StageConfig(
@@ -97,16 +118,6 @@ def tiny_detect() -> StageConfig:
         training=_tiny_training(950, lr=2e-3, muon_lr=3e-3),
         detection=DetectionLossConfig(assignment="task_aligned"),
         first_guess=0.2,
-    )
-
-
-def tiny_speak() -> StageConfig:
-    """The language model on imagined regions: words, the grammar of answers, finding the region that fits."""
-    return StageConfig(
-        stage="speak",
-        data=SceneData(batch_size=12, size_px=64, seed=4, questions=16, question_tokens=220),
-        training=_tiny_training(900, lr=1e-3, muon_lr=2e-3),
-        tokenizer=TOKENIZER,
     )
 
 
@@ -122,7 +133,7 @@ def tiny_align() -> StageConfig:
             question_tokens=220,
             kinds=dict(QUESTIONS) | {"describe": 8.0, "colour": 2.0},  # what a region shows, before all else
         ),
-        training=_tiny_training(300, lr=1e-3, muon_lr=2e-3),
+        training=_tiny_training(200, lr=1e-3, muon_lr=2e-3),
         language=LanguageConfig(imitation=1.0),
         tokenizer=TOKENIZER,
     )
@@ -134,16 +145,16 @@ def tiny_instruct() -> StageConfig:
         tiny_align(),
         stage="instruct",
         data=SceneData(batch_size=12, size_px=224, seed=6, questions=16, question_tokens=300),
-        training=_tiny_training(1500, lr=7e-4, muon_lr=1.4e-3),
-        language=LanguageConfig(),
+        training=_tiny_training(2000, lr=1e-3, muon_lr=2e-3),
     )
 
 
 RECIPES = {
+    "tiny-speak": tiny_speak,
     "tiny-pretrain-crops": tiny_pretrain_crops,
     "tiny-pretrain": tiny_pretrain,
+    "tiny-pretrain-regions": tiny_pretrain_regions,
     "tiny-detect": tiny_detect,
-    "tiny-speak": tiny_speak,
     "tiny-align": tiny_align,
     "tiny-instruct": tiny_instruct,
 }
