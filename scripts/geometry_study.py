@@ -58,12 +58,13 @@ def carry_out(run: Run) -> dict[str, float]:
 
     import groma
     from groma.evaluate.scenes import evaluate_scenes
-    from groma.train import recipes
+    from groma.train.models import MODELS
+    from groma.train.recipes import tiny_instruct
     from groma.train.run import run_stage
 
     torch.set_num_threads(1)
-    recipes.MODELS["tiny-of-the-study"] = lambda: of_geometry(run.geometry)
-    stage = recipes.tiny_instruct()
+    MODELS["tiny-of-the-study"] = lambda: of_geometry(run.geometry)
+    stage = tiny_instruct()
     loop = replace(stage.training.loop, steps=run.steps, seed=run.seed, save_every=0, evaluate_every=0)
     stage = replace(
         stage,
@@ -73,16 +74,16 @@ def carry_out(run: Run) -> dict[str, float]:
     )
     trained = run_stage(stage, out=run.folder, init=run.init)
     model = groma.load(trained.checkpoint / "model", device="cpu")
-    tallies = evaluate_scenes(model, n=run.scenes, seed=run.seed, split="validation")
-    right, named, wanted = (sum(column) for column in zip(*tallies.located, strict=True))
-    values = tallies.metrics() | {"answer_recall": right / wanted, "answer_precision": right / max(named, 1)}
+    measured = evaluate_scenes(model, n=run.scenes, seed=run.seed, split="validation")
+    right, named, wanted = measured.located()
+    values = measured.metrics() | {"answer_recall": right / wanted, "answer_precision": right / max(named, 1)}
     run.result.write_text(json.dumps(values))
     return values
 
 
 def of_geometry(geometry: str):
     """The small architecture with a region encoder of that geometry."""
-    from groma.train.recipes import tiny_config
+    from groma.train.models import tiny_config
 
     config = tiny_config()
     config.region_encoder.geometry = geometry

@@ -14,7 +14,8 @@ from groma.data.scenes.wording import vocabulary_texts
 from groma.prompt.chat_format import chat_format
 from groma.prompt.render import text_runs
 from groma.prompt.tokenizer import train_byte_bpe
-from groma.train.recipes import TOKENIZER, tiny_config
+from groma.train.models import tiny_config
+from groma.train.recipes import TOKENIZER
 
 SCENES = 500
 ASSETS = Path(__file__).parent.parent / "src" / "groma" / "assets"

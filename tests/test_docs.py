@@ -9,7 +9,7 @@ import tyro
 
 from groma.cli import COMMANDS
 from groma.cli.arguments import spell_out_regions
-from groma.cli.train import find_recipe
+from groma.cli.train import _parse, find_recipe
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -45,6 +45,6 @@ def test_commands_are_found():
 def test_documented_commands_are_understood(command):
     _, *arguments = shlex.split(command)
     if arguments[0] == "train":
-        find_recipe(arguments[1])
+        _parse(find_recipe(arguments[1]), arguments[2:])
         return
     tyro.cli(COMMANDS, args=spell_out_regions(arguments))

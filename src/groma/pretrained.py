@@ -97,10 +97,10 @@ def save(groma: Groma, folder: str | Path, *, dtype: torch.dtype | None = None, 
     Raises:
         InputError: the folder holds something already.
     """
-    save_parts(groma.model, groma.tokenizer, groma.preprocessing, Path(folder), dtype=dtype, card=card)
+    save_whole(groma.model, groma.tokenizer, groma.preprocessing, Path(folder), dtype=dtype, card=card)
 
 
-def save_parts(
+def save_whole(
     model: GromaModel,
     tokenizer: PromptTokenizer,
     preprocessing: Preprocessing,

@@ -196,3 +196,33 @@ def test_out_on_a_full_disk(groma, picture, tmp_path, monkeypatch):
     ran = groma("regions", picture, "--out", tmp_path / "answer.png", "--model", "{model}")
     assert (ran.status, list(tmp_path.iterdir())) == (2, [picture])
     assert ran.err.endswith("cannot be written: No space left on device\n")
+
+
+def test_formats_that_cannot_hold_the_picture(groma, tmp_path):
+    wide = tmp_path / "wide.png"
+    Image.new("RGB", (17000, 20), "red").save(wide)
+    said = sentence(groma("regions", wide, "--out", tmp_path / "answer.webp", "--model", "{model}"))
+    assert "takes at most 16383 pixels a side, the picture has 17000x20" in said
+    assert list(tmp_path.iterdir()) == [wide]
+
+
+@pytest.mark.parametrize(
+    "command", [["info"], ["convert", "{name}", "no-such-folder/x"], ["ask", "{picture}", "What?", "--model"]]
+)
+def test_brackets_in_names_are_no_markup(groma, picture, command):
+    name = "[/x] [red]"
+    arguments = [picture if word == "{picture}" else name if word == "{name}" else word for word in command]
+    arguments += [] if "{name}" in command else [name]
+    assert name in sentence(groma(*arguments))
+
+
+def test_a_folder_that_nobody_can_make(groma, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    assert "cannot be written" in sentence(groma("convert", "{model}", file / "out"))
+    assert "cannot be written" in sentence(groma("train", "detect", "--out", file / "out"))
+
+
+def test_a_report_that_cannot_be_written_is_called_a_report(groma, tmp_path):
+    said = sentence(groma("evaluate", "{model}", "--report", tmp_path / "missing" / "x.md"))
+    assert "--report" in said and "--out" not in said

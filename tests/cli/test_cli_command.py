@@ -37,7 +37,12 @@ print(repr((status, used.ru_utime + used.ru_stime, sorted({name.partition('.')[0
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], *([c, "--help"] for c in ("ask", "locate", "regions", "train", "evaluate", "info"))],
+    [
+        ["--help"],
+        ["--version"],
+        *([c, "--help"] for c in ("ask", "locate", "regions", "train", "evaluate", "info")),
+        ["train", "detect", "--help"],
+    ],
     ids=" ".join,
 )
 def test_help_is_instant(arguments):
@@ -90,6 +95,8 @@ def test_usage_errors(groma, arguments, expected):
         (["--region", "-1,2,3,4", "-5,6,7,8", "q"], ["--region=-1,2,3,4", "--region=-5,6,7,8", "q"]),
         (["--region=1,2,3,4", "[5, 6, 7, 8]"], ["--region=1,2,3,4", "--region=[5, 6, 7, 8]"]),
         (["--region", "1,2,3,4", "What, then?"], ["--region=1,2,3,4", "What, then?"]),
+        (["--region", "1,2,3,4", "3 dogs, or 4?"], ["--region=1,2,3,4", "3 dogs, or 4?"]),
+        (["--region", "1,2,3,4", "1.5, -2e1 ,nan,inf"], ["--region=1,2,3,4", "--region=1.5, -2e1 ,nan,inf"]),
         (["--region", "x"], ["--region=x"]),
         (["--region", "--json"], ["--region", "--json"]),
         (["--region"], ["--region"]),

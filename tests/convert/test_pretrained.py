@@ -118,7 +118,7 @@ def test_transformers_itself_loads_the_folder(model, folder):
 
 def test_saving_a_model_in_training_leaves_it_alone(tmp_path):
     trained = enliven(GromaModel(small_config()), seed=4).train()
-    pretrained.save_parts(trained, byte_bpe(), Preprocessing(size_px=84), tmp_path / "step", dtype=torch.bfloat16)
+    pretrained.save_whole(trained, byte_bpe(), Preprocessing(size_px=84), tmp_path / "step", dtype=torch.bfloat16)
     assert trained.training
     assert {p.dtype for p in trained.parameters()} == {torch.float32}
     stored = load_file(tmp_path / "step" / "model.safetensors")

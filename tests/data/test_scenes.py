@@ -249,3 +249,9 @@ def test_impossible_scenes_are_refused(arguments: tuple[str, int, int], complain
         make_scene(*arguments)
     with pytest.raises(InputError, match="px"):
         make_scene("train", 0, 0, size_px=20)
+
+
+def test_large_seeds_and_indices_are_series_of_their_own():
+    numbers = [(3, 1), (0, 1 + 3 * 2**32), (1, 3), (3 * 2**32 + 1, 0), (0, 2**63 - 1)]
+    pictures = {make_scene("test", index, seed, size_px=64).image.tobytes() for index, seed in numbers}
+    assert len(pictures) == len(numbers)

@@ -185,6 +185,17 @@ class Stammering(Oracle):
         return [*found, found[0] + len(scene.objects)]
 
 
+class Repeating(Oracle):
+    """Describes its first object nine times over."""
+
+    def ask(self, seen: list[Seen], question: str, *, grounded: bool, decoding=None) -> list[GroundedAnswer]:
+        phrases = [f"a {picture.scene.objects[0].name}" for picture in seen]
+        return [
+            self._answer(picture.scene, ", ".join([phrase] * 9), [(phrase, [0])] * 9)
+            for picture, phrase in zip(seen, phrases, strict=True)
+        ]
+
+
 class Unsure(Oracle):
     """Right, but only 70% sure of it."""
 

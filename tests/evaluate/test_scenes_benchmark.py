@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from oracle import SIDE_PX, Credulous, Oracle, Shifted, Shrunk, Silent, Stammering, Unsure
+from oracle import SIDE_PX, Credulous, Oracle, Repeating, Shifted, Shrunk, Silent, Stammering, Unsure
 
 from groma.data.scenes.referring import groups
 from groma.data.scenes.scene import Scene, make_scene
@@ -89,6 +89,12 @@ def test_naming_an_object_twice_does_not_pay():
     figures = changed(Stammering)
     assert 0.7 < figures.pop("locate_all_f1") < 1
     assert 0 < figures.pop("ece") < 0.5
+    assert not figures
+
+
+def test_a_caption_that_says_the_same_again_does_not_pay():
+    figures = changed(Repeating)
+    assert figures.pop("caption_grounding") == pytest.approx(1 / 9)
     assert not figures
 
 
@@ -233,7 +239,8 @@ def test_a_phrase_must_fit_name_and_colour():
     wrong_colour = next(c for c in COLOURS if c not in entry.may_be_called)
 
     def fits(phrase: str, member: int) -> bool:
-        return scenes._fits(oracle._answer(scene, phrase, [(phrase, [member])]).entities[0], scene)
+        entity = oracle._answer(scene, phrase, [(phrase, [member])]).entities[0]
+        return scenes._fitting(entity, scene.objects) is not None
 
     assert fits(f"a {entry.colour} {entry.name}", tinted) and fits(f"a {entry.name}", tinted)
     assert not fits(f"a {wrong_colour} {entry.name}", tinted)

@@ -8,6 +8,7 @@ from PIL import Image
 from groma.errors import InputError
 from groma.inference import assistant as assistant_module
 from groma.inference.generate import Decoding
+from groma.inference.request import BoxesMergedWarning
 from groma.prompt.parse import TextDelta
 from small_models import CONTEXT, MAX_REGIONS, assert_same, picture, small_groma
 
@@ -113,9 +114,21 @@ def test_a_stream_that_is_left_and_taken_up_again(compact):
     assert stream.answer == whole
 
 
+def test_locating_and_describing_stream_as_well(groma):
+    for decoding in (SHORT, LIVELY):
+        for call, argument in ((groma.locate, "the red dog"), (groma.describe, BOX)):
+            whole = call(picture(2), argument, decoding=decoding)
+            stream = call(picture(2), argument, decoding=decoding, stream=True)
+            list(stream)
+            assert stream.answer == (whole[0] if isinstance(whole, list) else whole)
+
+
 def test_several_pictures_cannot_stream(compact):
-    with pytest.raises(InputError, match="one picture at a time"):
-        compact.ask([picture(0)], "What?", stream=True)
+    for call, argument in ((compact.ask, "What?"), (compact.locate, "it"), (compact.describe, [[BOX]])):
+        with pytest.raises(InputError, match="one picture at a time"):
+            call([picture(0)], argument, stream=True)
+    with pytest.raises(InputError, match="one box at a time, got 2"):
+        compact.describe(picture(0), [BOX, OTHER], stream=True)
 
 
 # --- regions ---------------------------------------------------------------------------------------------------------
@@ -151,8 +164,9 @@ def test_boxes_of_the_user_become_regions_with_their_numbers(compact, decoded):
     assert named == [special.region(mine[2].id), special.region(mine[1].id)]
 
 
-def test_a_box_drawn_twice_is_one_region(compact):
-    answer = compact.ask(picture(0), "Are [1] and [2] the same?", regions=[BOX, BOX], decoding=SHORT)
+def test_a_box_drawn_twice_is_one_region_and_one_is_told(compact):
+    with pytest.warns(BoxesMergedWarning, match=r"boxes \[1\] and \[2\] overlap so much"):
+        answer = compact.ask(picture(0), "Are [1] and [2] the same?", regions=[BOX, BOX], decoding=SHORT)
     (region,) = [region for region in answer.regions if region.source == "user"]
     assert region.numbers == (1, 2)
 
@@ -233,6 +247,13 @@ def test_earlier_turns_are_told_again_with_todays_numbers(compact, decoded):
         if any(box == pytest.approx(kept, abs=1e-3) for kept in boxes.values()):
             assert boxes[number] == pytest.approx(box, abs=1e-3)
     assert len(again) == len(old) + 2
+
+
+def test_a_box_drawn_again_a_little_smaller_is_the_one_that_is_asked_about(compact):
+    first = compact.ask(picture(0), "What is [1]?", regions=[(10, 10, 60, 60)], decoding=SHORT)
+    second = compact.ask(picture(0), "And [1]?", regions=[(13, 13, 58, 58)], history=[first], decoding=SHORT)
+    (mine,) = [region for region in second.regions if region.numbers]
+    assert mine.box_xyxy_px == pytest.approx((13, 13, 58, 58), abs=1e-3)
 
 
 def test_history_of_a_list(compact):

@@ -113,15 +113,18 @@ def test_sampling_follows_the_probabilities():
     assert counts[5] == pytest.approx(240, abs=40)
     assert set(draws(top_p=0.8)) == {5, 6}
     assert set(draws(top_p=0.5)) == {5}
-    cold = [model.say(max_new_tokens=1, temperature=1e-30, seed=seed)[0][0][0] for seed in range(9)]
-    assert set(cold) == {5}
+    for temperature in (1e-5, 1e-30, 1e-320):
+        cold = [model.say(max_new_tokens=1, temperature=temperature, seed=seed)[0][0][0] for seed in range(9)]
+        assert set(cold) == {5}
 
 
 def test_a_seed_gives_the_same_whatever_else_is_in_the_batch():
     options = {"max_new_tokens": 8, "temperature": 1.0, "seed": 4}
-    together = Scripted([5, 6, 7], [5, 6, 7], strength=1.0)
-    together.tables[:, 1] = together.tables[:, 0]
-    (one, other), _ = together.say(**options | {"max_new_tokens": 3})
+    together = Scripted([5, 6, 7], [8, 9, 5], strength=1.0)
+    alone = Scripted([5, 6, 7], strength=1.0)
+    alone.tables[:, 0] = together.tables[:, 0]
+    (one, _), _ = together.say(**options | {"max_new_tokens": 3})
+    (other,), _ = alone.say(**options | {"max_new_tokens": 3})
     assert one == other
 
 
@@ -129,6 +132,11 @@ def test_a_seed_gives_the_same_whatever_else_is_in_the_batch():
     "options",
     [
         {"max_new_tokens": 0},
+        {"max_new_tokens": 2.5},
+        {"seed": 1.5},
+        {"seed": -1},
+        {"temperature": "warm"},
+        {"top_p": None},
         {"temperature": -0.1},
         {"temperature": float("nan")},
         {"temperature": float("inf")},

@@ -1,5 +1,7 @@
 """Questions as dialogues, earlier answers as turns, and what "locate" makes of an answer."""
 
+from dataclasses import replace
+
 import pytest
 
 from groma.errors import InputError
@@ -67,7 +69,7 @@ def test_earlier_turns_bring_their_boxes():
     assert first.grounded and not last.grounded
     assert first.answer == (Phrase("A dog", boxes=(1,)), Text(" by a "), Phrase("tree", boxes=(2, 3)))
     assert last.question == (Text("And "), Referred(4), Text("?"))
-    assert (exchange.user_boxes, exchange.asked) == ((0, 4), (4,))
+    assert (exchange.user_boxes, exchange.asked) == ((4, 0), (4,)), "of boxes that overlap much, today's stays"
     assert exchange.user_boxes_cxcywh.shape == (2, 4)
     assert exchange.asked_boxes_cxcywh.tolist() == [pytest.approx([0.05, 0.1, 0.1, 0.2])]
     assert exchange.dialogue.boxes_cxcywh[2] == pytest.approx((0.1, 0.25, 0.1, 0.5))
@@ -96,12 +98,28 @@ def test_locating_speaks_as_in_training():
     assert locating("dog", all=True).question == "Locate all dog in this image."
 
 
+@pytest.mark.parametrize("every", [False, True])
+def test_what_was_located_is_told_again_in_the_same_words(every):
+    asked = locating("dog", all=every)
+    found = located(answer("dog", entity("dog", 0, 2)), "dog", all=every)
+    again = asking("And?", None, size_px=SIZE, max_regions=5, grounded=True, history=[found]).dialogue.turns[0]
+    assert again.question == asked.dialogue.turns[0].question
+    assert again.grounded == asked.grounded
+    assert again.answer == (Phrase("dog", boxes=(0,)),)
+
+
+@pytest.mark.parametrize("history", [answer("No."), None, 3])
+def test_history_is_a_list(history):
+    with pytest.raises(InputError, match="history must be a list of earlier answers"):
+        asking("And?", None, size_px=SIZE, max_regions=5, grounded=True, history=history)
+
+
 def test_located_keeps_the_first_region_or_all():
     said = answer("the dog", entity("the dog", 0, 2, 1))
     (one,) = located(said, "the dog", all=False).entities
     assert (one.region_ids, one.region_scores, one.score) == ((2,), (0.7,), 0.7)
     assert one.boxes_xyxy_px == ((20.0, 0.0, 40.0, 50.0),)
-    assert located(said, "the dog", all=True) == said
+    assert located(said, "the dog", all=True) == replace(said, looked_for="the dog", looked_for_all=True)
     assert located(answer("There is none."), "the dog", all=False).entities == ()
 
 

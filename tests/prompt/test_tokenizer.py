@@ -176,11 +176,11 @@ def test_added_tokens_must_be_the_expected_ones(published_folder, change, messag
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("added_tokens.json", None, "cannot read"),
-        ("added_tokens.json", "{", "cannot read"),
+        ("added_tokens.json", None, "there is no such file"),
+        ("added_tokens.json", "{", "not a readable JSON file"),
         ("added_tokens.json", "[]", "expected a JSON object"),
         ("added_tokens.json", '{"<pad>": 450}', "no region token"),
-        ("tokenizer_config.json", None, "cannot read"),
+        ("tokenizer_config.json", None, "there is no such file"),
         ("tokenizer.model", "nonsense", "SentencePiece"),
         ("tokenizer.model", None, "holds no tokenizer"),
     ],
@@ -225,9 +225,9 @@ def test_a_broken_backend_file(byte_bpe, tmp_path, content):
 
 def test_loading_is_fast_and_needs_no_torch(byte_bpe, tmp_path):
     byte_bpe.save(tmp_path)
-    start = time.perf_counter()
+    start = time.process_time()  # the clock would count what else the machine does
     load_tokenizer(tmp_path)
-    assert time.perf_counter() - start < 0.3
+    assert time.process_time() - start < 0.3
     code = (
         "import sys; from groma.prompt.tokenizer import load_tokenizer; "
         f"load_tokenizer({str(tmp_path)!r}); "

@@ -4,7 +4,7 @@ import pytest
 import torch
 from micro import micro_config
 
-from groma.train.recipes import MODELS
+from groma.train.models import MODELS
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,7 +14,6 @@ from groma.errors import InputError
 from groma.model.proposer import ProposerOutput
 from groma.train.detection_loss import (
     ASSIGNMENTS,
-    DetectionLossConfig,
     HeadOutput,
     align,
     detection_losses,
@@ -26,6 +25,7 @@ from groma.train.detection_loss import (
     task_aligned_losses,
     weighted_total,
 )
+from groma.train.settings import DetectionLossConfig
 
 CONFIG = DetectionLossConfig()
 ALIGNED = DetectionLossConfig(assignment="task_aligned", aligned_topk=3)
@@ -279,3 +279,10 @@ def test_padding_marks_what_is_real():
     assert padded.shape == (2, 2, 4)
     assert present.tolist() == [[False, False], [True, True]]
     assert pad_targets([NO_BOX])[0].shape == (1, 1, 4), "room for one, so that nothing downstream is empty"
+
+
+def test_predictions_that_are_no_numbers_give_a_loss_that_is_none():
+    """The training loop ends a run by its loss; the matching must not end it before with another error."""
+    head = HeadOutput("", torch.full((1, 4), float("nan")), torch.full((1, 4, 4), float("nan")))
+    losses = one_to_one_losses(head, [torch.tensor([[0.5, 0.5, 0.2, 0.2]])], CONFIG)
+    assert losses["loss_bbox"].isnan()

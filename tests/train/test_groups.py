@@ -52,6 +52,12 @@ def test_who_belongs_where(model):
             assert all(p.ndim == 2 and min(p.shape) >= 32 for _, p in group.parameters)
 
 
+def test_tables_are_no_matrices_whatever_they_are_called():
+    part = torch.nn.ModuleDict({"names": torch.nn.Embedding(64, 48), "linear": torch.nn.Linear(64, 48)})
+    names = {group.name: [name for name, _ in group.parameters] for group in parameter_groups("x", part)}
+    assert names == {"x/matrices": ["x.linear.weight"], "x/plain": ["x.names.weight", "x.linear.bias"]}
+
+
 def test_scales_multiply():
     layer = torch.nn.ModuleDict({"sampling_offsets": torch.nn.Linear(4, 4), "other": torch.nn.Linear(4, 4)})
     scales = {group.name: group.lr_scale for group in parameter_groups("x", layer, lr_scale=0.5, slow_scale=0.2)}

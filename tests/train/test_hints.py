@@ -8,10 +8,11 @@ from micro import micro_stage
 
 from groma.errors import InputError
 from groma.model.splice import SplicedBatch
-from groma.train.hints import HintConfig, hint_losses
-from groma.train.imagination import Imagination, ImaginationConfig
+from groma.train.hints import hint_losses, resolve_hints
+from groma.train.imagination import Imagination
 from groma.train.recipes import TOKENIZER
 from groma.train.run import World, build_objective, build_stream, find_tokenizer
+from groma.train.settings import HintConfig, ImaginationConfig
 
 TOKENS = find_tokenizer(TOKENIZER).special
 HINTS = ("hint_number", "hint_pointing", "hint_spoken")
@@ -93,4 +94,4 @@ def test_attention_without_weights():
     objective, _ = speak(weight=0.0)
     objective.language.base.set_attn_implementation("sdpa")
     with pytest.raises(InputError, match="eager"):
-        HintConfig().resolve(objective.language)
+        resolve_hints(HintConfig(), objective.language)

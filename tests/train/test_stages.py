@@ -1,21 +1,24 @@
 """Every recipe, in small: each stage runs, trains what it says and nothing else, and hands its parts on."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from micro import SIDE_PX, micro_config, micro_stage
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import groma
 from groma.data.scenes.scene import make_scene
 from groma.errors import CheckpointError, InputError
 from groma.inference.generate import Decoding
+from groma.model.groma import GromaModel
 from groma.train import run
+from groma.train.models import MODELS
 from groma.train.parts import PARTS_FILE, load_parts, save_parts
-from groma.train.recipes import MODELS, RECIPES
+from groma.train.recipes import RECIPES
 from groma.train.run import build_objective, build_stream, find_model, find_tokenizer, run_stage, validation_terms
 from groma.train.stage import LANGUAGE_STAGES, StageConfig
 
@@ -93,7 +96,8 @@ def test_recipe_runs_and_says_what_it_was(chain, recipe):
     assert evaluation["values"].keys() == result.last["terms"].keys()
     saved = json.loads((result.checkpoint / "config.json").read_text())
     init = [f"{c.parent.name}/{c.name}" for c in chain.inits[recipe]]
-    assert saved["recipe"] == json.loads(json.dumps(config.to_dict() | {"init": init}))
+    frozen = saved["recipe"].pop("frozen")
+    assert len(frozen) == 16 and saved["recipe"] == json.loads(json.dumps(config.to_dict() | {"init": init}))
     assert {key: saved[key] for key in ("loop", "optimizer", "schedule")} == config.training.to_dict()
 
 
@@ -117,6 +121,8 @@ def test_registered_models_build():
     """Every architecture has a configuration whose parts fit together."""
     for name in MODELS:
         config = find_model(name)
+        with torch.device("meta"):
+            assert sum(parameter.numel() for parameter in GromaModel(config).parameters()) > 0
         assert config.grid_size * config.patch_size == config.image_size and config.grid_size % 2 == 0
 
 
@@ -192,6 +198,20 @@ def test_resuming_under_another_configuration_is_refused(chain, tmp_path):
     other = replace(config, data=replace(config.data, questions=5))
     with pytest.raises(InputError, match=r"recipe\.data\.questions was 3 and is now 5"):
         run_stage(other, out=tmp_path, init=chain.inits[recipe], resume=chain.earlier("align"))
+
+
+def test_resuming_from_a_namesake_with_other_weights_is_refused(chain, tmp_path):
+    """Frozen weights come from where a run started, so they must be the same."""
+    recipe = chain.of_stage("detect")
+    (init,) = chain.inits[recipe]
+    namesake = tmp_path / init.parent.name / init.name
+    shutil.copytree(init, namesake)
+    file = namesake / "model" / PARTS_FILE
+    weights = load_file(file)
+    name = next(name for name in weights if name.startswith("encoder.") and name.endswith("norm1.weight"))
+    save_file(weights | {name: weights[name] + 1e-3}, file)
+    with pytest.raises(InputError, match=r"recipe\.frozen was"):
+        run_stage(chain.configs[recipe], out=tmp_path / "out", init=[namesake], resume=chain.earlier("detect"))
 
 
 # --- what does not fit ----------------------------------------------------------------------------------------

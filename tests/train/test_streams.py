@@ -1,7 +1,10 @@
 """Streams of scenes: the same again for the same arguments, nothing twice, and resumable at every batch."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from micro import micro_stage
 
 from groma.data.scenes.atlas import atlas
 from groma.data.scenes.scene import make_scene
@@ -9,7 +12,7 @@ from groma.errors import InputError
 from groma.prompt.chat_format import COMPACT
 from groma.prompt.tokens import IGNORE_INDEX
 from groma.train.recipes import TOKENIZER
-from groma.train.run import find_tokenizer
+from groma.train.run import World, build_stream, find_tokenizer
 from groma.train.stage import QUESTIONS
 from groma.train.streams import COLOUR_NUMBERS, NAME_NUMBERS, DialogueStream, SceneStream, scene_labels, vision_batch
 
@@ -100,6 +103,14 @@ def test_sources_take_turns_alike_in_all_processes():
     for rank in (0, 1):
         stream = scene_stream(rank=rank, world_size=2)
         assert [stream.next().source for _ in range(4)] == ["coco", "sa1b", "coco", "sa1b"]
+
+
+def test_the_batches_of_one_step_are_of_one_source():
+    config = micro_stage("tiny-detect")
+    loop = replace(config.training.loop, accumulate=3)
+    config = replace(config, training=replace(config.training, loop=loop))
+    stream = build_stream(config, World())
+    assert [stream.next().source for _ in range(7)] == ["coco"] * 3 + ["sa1b"] * 3 + ["coco"]
 
 
 def test_close_ups_are_one_for_each_object():

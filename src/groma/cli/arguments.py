@@ -2,14 +2,21 @@
 
 import re
 from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
 
 from groma.errors import InputError
+
+Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+"""A flag that is given or not, without a --no-flag beside it."""
 
 REGION_FLAG = "--region"
 
 LARGEST_SEED = 2**63 - 1
 
-_BOX_LIKE = re.compile(r"[\[(]?\s*[-+]?[\d.][^,]*(,[^,]*)+")
+_NUMBER = r"\s*[-+]?(?:[\d.]+(?:[eE][-+]?\d+)?|nan|inf)\s*"
+_BOX_LIKE = re.compile(rf"[\[(]?{_NUMBER}(?:,{_NUMBER})+[\])]?", re.IGNORECASE)
 
 
 def spell_out_regions(arguments: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from groma.cli.arguments import check_count, check_seed
+from groma.cli.arguments import Switch, check_count, check_seed
 from groma.cli.loading import DEFAULT_MODEL, Placement
 from groma.cli.output import (
     check_target,
@@ -20,8 +20,6 @@ from groma.cli.output import (
     write_line,
 )
 from groma.errors import InputError
-
-Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +46,9 @@ class Evaluate:
     def run(self) -> int:
         """Measure."""
         n, seed = check_count(self.n, "--n"), check_seed(self.seed)
-        for target in (self.out, self.report):
+        for flag, target in (("--out", self.out), ("--report", self.report)):
             if target is not None:
-                check_target(target)
+                check_target(target, flag)
         from groma.evaluate import BENCHMARKS, REPORTS
 
         if self.benchmark not in BENCHMARKS:

@@ -32,8 +32,9 @@ class Placement:
             GromaError: There is no such model, it is damaged, or the device does not exist.
         """
         from rich.console import Console
+        from rich.text import Text
 
-        with Console(stderr=True).status(f"loading {name}"):
+        with Console(stderr=True).status(Text(f"loading {name}")):
             from groma.pretrained import load
 
             return load(name, device=self.device, dtype=self.dtype)

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from groma.cli.arguments import Switch
 from groma.cli.loading import DEFAULT_MODEL, Placement
 from groma.cli.output import figures_table, show, write_json, write_line
 from groma.errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn
-
-Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +23,8 @@ class Convert:
     """A checkpoint folder or a hub name, of the published layout or of ours."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder to make."""
+    json: Switch = False
+    """Print one JSON value and nothing else."""
 
     def run(self) -> int:
         """Convert."""
@@ -33,9 +34,12 @@ class Convert:
 
         try:
             convert(self.source, self.out)
-        except (PermissionError, NotADirectoryError, FileExistsError) as error:
-            raise InputError(f"{str(self.out)!r} cannot be written: {error.strerror}") from None
-        write_line(f"written: {self.out}")
+        except OSError as error:
+            raise InputError(f"{str(self.out)!r} cannot be written: {error.strerror or error}") from None
+        if self.json:
+            write_json({"written": str(self.out)})
+        else:
+            write_line(f"written: {self.out}")
         return 0
 
 

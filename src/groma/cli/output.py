@@ -25,6 +25,9 @@ PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEB
 
 JPEG_QUALITY = 92
 
+LARGEST_SIDE_PX = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}
+"""Extension -> pixels a side that the format takes at most."""
+
 
 def write_line(text: str) -> None:
     """One line on standard output."""
@@ -54,11 +57,13 @@ def write_json(value: Any) -> None:
 
 def figures_table(values: Mapping[str, Any], *columns: str) -> "Table":
     """Nested named values as a table of two columns, nested names joined by dots."""
+    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(*columns)
+    table = Table(*map(escape, columns))  # brackets in names and paths are no markup
     for name, value in _flat(values):
-        table.add_row(name, _figure(value))
+        table.add_row(Text(name), Text(_figure(value)))
     return table
 
 
@@ -89,18 +94,22 @@ def finite_or_null(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def check_target(path: Path) -> None:
+def check_target(path: Path, flag: str = "--out") -> None:
     """Whether a file can be written there, asked before the work is done.
+
+    Args:
+        path: The file.
+        flag: The option that named it, for errors.
 
     Raises:
         InputError: The folder is missing or cannot be written to, or the path is a folder itself.
     """
     if path.is_dir():
-        raise InputError(f"--out {str(path)!r} is a folder: give a file's name in it")
+        raise InputError(f"{flag} {str(path)!r} is a folder: give a file's name in it")
     if not path.parent.is_dir():
-        raise InputError(f"--out {str(path)!r}: there is no folder {str(path.parent)!r}, make it first")
+        raise InputError(f"{flag} {str(path)!r}: there is no folder {str(path.parent)!r}, make it first")
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(f"--out {str(path)!r}: the folder {str(path.parent)!r} cannot be written to")
+        raise InputError(f"{flag} {str(path)!r}: the folder {str(path.parent)!r} cannot be written to")
 
 
 def check_picture_target(path: Path, picture: Path) -> None:
@@ -128,6 +137,22 @@ def save_picture(image: "Image.Image", path: Path) -> None:
             image.save(temporary, format=PICTURE_FORMATS[path.suffix.lower()], quality=JPEG_QUALITY)
     except OSError as error:
         raise InputError(f"--out {str(path)!r} cannot be written: {error.strerror or error}") from None
+    except ValueError as error:  # the format cannot hold it
+        raise InputError(f"--out {str(path)!r} cannot hold the picture: {error}; try .png") from None
+
+
+def check_picture_fits(path: Path, size_px: tuple[int, int]) -> None:
+    """Whether the format holds a picture of this size, asked before the work is done.
+
+    Raises:
+        InputError: It does not.
+    """
+    limit = LARGEST_SIDE_PX.get(path.suffix.lower())
+    if limit is not None and max(size_px) > limit:
+        raise InputError(
+            f"--out {str(path)!r}: this format takes at most {limit} pixels a side, the picture has "
+            f"{size_px[0]}x{size_px[1]}: give a .png"
+        )
 
 
 def save_json(value: Any, path: Path) -> None:

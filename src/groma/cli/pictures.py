@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import tyro
 
-from groma.cli.arguments import check_count, check_seed
+from groma.cli.arguments import Switch, check_count, check_seed
 from groma.cli.loading import DEFAULT_MODEL, ModelName, Placement
-from groma.cli.output import check_picture_target, note, save_picture, show, write_json, write_line
+from groma.cli.output import check_picture_fits, check_picture_target, note, save_picture, show, write_json, write_line
 from groma.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 Picture = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
 RegionTexts = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="region", metavar="X1,Y1,X2,Y2")]
-Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +47,10 @@ class Output:
             check_picture_target(self.out, picture)
         from groma.image import load_image
 
-        return load_image(picture)
+        image = load_image(picture)
+        if self.out is not None:
+            check_picture_fits(self.out, image.size)
+        return image
 
     def present(self, answer: "GroundedAnswer", image: "Image.Image") -> int:
         """Print an answer and draw it."""

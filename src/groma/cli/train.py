@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from groma.cli.arguments import Switch
 from groma.cli.output import figures_table, note, show, write_json, write_line
 from groma.cli.overrides import read_overrides, to_yaml
 from groma.errors import InputError
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from groma.train.stage import StageConfig
 
 CONFIG_FLAG = "--config"
-
-Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,15 +81,16 @@ def run_training(name: str, arguments: list[str]) -> int:
 
     out = options.out or Path("runs") / recipe
     try:
-        result = run_stage(
-            config,
-            out=out,
-            init=options.init,
-            resume="auto" if options.resume else "never",
-            may_change_steps=options.may_change_steps,
-        )
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
         raise InputError(f"--out {str(out)!r} cannot be written to: {error.strerror}") from None
+    result = run_stage(
+        config,
+        out=out,
+        init=options.init,
+        resume="auto" if options.resume else "never",
+        may_change_steps=options.may_change_steps,
+    )
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks
         _present(result, as_json=options.json)
     return 0 if result.finished else 130

@@ -3,6 +3,7 @@
 scene -> questions (data.scenes) -> assistant's own calls (locate, describe, ask, regions) -> tallies -> metrics
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -13,9 +14,16 @@ from numpy.typing import NDArray
 from groma.boxes import pairwise_iou
 from groma.data.scenes.questions import Question, question_of
 from groma.data.scenes.referring import groups
-from groma.data.scenes.scene import Scene, make_scene
+from groma.data.scenes.scene import Scene, SceneObject, make_scene
 from groma.data.scenes.wording import COLOURS, thing_of
-from groma.evaluate.statistics import Figure, Share, bootstrap, expected_calibration_error
+from groma.evaluate.statistics import (
+    Figure,
+    Share,
+    bootstrap,
+    calibration_error,
+    calibration_sums,
+    share_over_groups,
+)
 from groma.inference.assistant import Groma
 from groma.inference.generate import Decoding
 from groma.inference.pictures import Seen
@@ -35,8 +43,10 @@ REFERRING = {
     "refer_attribute": ("refer_attribute",),
     "refer_relation": ("refer_relation", "refer_ordinal"),
 }
-"""Metric -> kinds of questions that count for it. Attributes, relations and ordinals are asked only where at least
-two objects of the kind are in the scene, so that the name alone does not decide."""
+"""Metric -> kinds of questions that count for it, the preferred one first: a relation to another object ("the dog left
+of the cup") is asked wherever a scene has one, a place in the row ("the second dog from the left") in the others.
+Attributes, relations and ordinals are asked only where at least two objects of the kind are in the scene, so that the
+name alone does not decide."""
 
 RECALLS = ("recall50", "recall75")
 """The metrics that need no words: all that is measured on objects whose names were never learned."""
@@ -59,8 +69,8 @@ CAPTION = "Describe the image in detail."
 
 
 @dataclass(slots=True)
-class Tallies:
-    """Counts that the metrics are made of."""
+class Tally:
+    """What was counted on one scene."""
 
     shares: dict[str, Share] = field(default_factory=dict)
     """Metric -> right and total."""
@@ -75,35 +85,44 @@ class Tallies:
         share.total += 1
         share.right += right
 
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What was counted on all scenes, scene by scene: objects of one scene are not independent of each other."""
+
+    scenes: tuple[Tally, ...]
+
     def metrics(self) -> dict[str, float]:
         """All of KEYS; NaN where no case occurred."""
-        values = {key: self.shares.get(key, Share()).value for key in KEYS}
-        values["locate_all_f1"] = _f1(np.asarray(self.located, dtype=float).reshape(-1, 3))
-        values["ece"] = _calibration(np.asarray(self.scores, dtype=float).reshape(-1, 2))
-        return values
+        figures = self.figures()
+        return {key: figures[key].value if key in figures else math.nan for key in KEYS}
 
     def figures(self) -> dict[str, Figure]:
-        """The metrics that had cases, with 95% intervals: Wilson's for shares, else by bootstrap over answers."""
-        figures = {key: share.figure() for key, share in self.shares.items()}
-        if self.located:
-            figures["locate_all_f1"] = bootstrap(self.located, _f1)
-        if self.scores:
-            figures["ece"] = bootstrap(self.scores, _calibration)
-        return {key: figures[key] for key in KEYS if key in figures}
+        """The metrics that had cases, with 95% intervals by bootstrap over scenes."""
+        return {key: figure for key in KEYS if (figure := self._figure(key)).cases}
+
+    def located(self) -> tuple[int, int, int]:
+        """Of all "locate all" answers: regions that are right, regions named, objects that should have been."""
+        right, named, wanted = np.sum([row for tally in self.scenes for row in tally.located], axis=0).tolist()
+        return right, named, wanted
+
+    def _figure(self, key: str) -> Figure:
+        if key == "locate_all_f1":
+            rows = [np.sum(tally.located or [(0, 0, 0)], axis=0) for tally in self.scenes]
+            return bootstrap(rows, _f1, cases=sum(len(tally.located) for tally in self.scenes))
+        if key == "ece":
+            rows = [calibration_sums(tally.scores) for tally in self.scenes]
+            return bootstrap(rows, calibration_error, cases=sum(len(tally.scores) for tally in self.scenes))
+        return share_over_groups([tally.shares.get(key, Share()) for tally in self.scenes])
 
 
-def _f1(rows: NDArray[np.float64]) -> float:
-    """(n, 3) right, named and wanted -> harmonic mean of precision and recall over all of them."""
-    right, named, wanted = rows.sum(0).tolist()
-    return 2 * right / (named + wanted) if named + wanted else float("nan")
+def _f1(sums: NDArray[np.float64]) -> float:
+    """(3,) right, named and wanted -> harmonic mean of precision and recall over all of them."""
+    right, named, wanted = sums.tolist()
+    return 2 * right / (named + wanted) if named + wanted else math.nan
 
 
-def _calibration(rows: NDArray[np.float64]) -> float:
-    """(n, 2) confidence and 0 or 1 -> calibration error."""
-    return expected_calibration_error(rows[:, 0].tolist(), rows[:, 1].tolist())
-
-
-def evaluate_scenes(assistant: Groma, *, n: int, seed: int, split: str = "test") -> Tallies:
+def evaluate_scenes(assistant: Groma, *, n: int, seed: int, split: str = "test") -> Results:
     """Ask about scenes 0 .. n-1 of a series.
 
     Args:
@@ -116,69 +135,77 @@ def evaluate_scenes(assistant: Groma, *, n: int, seed: int, split: str = "test")
     Raises:
         InputError: there is no such split, or the seed is out of range.
     """
-    tallies = Tallies()
+    tallies: list[Tally] = []
     for start in range(0, n, BATCH):
         numbers = range(start, min(start + BATCH, n))
         scenes = [make_scene(split, number, seed, size_px=assistant.preprocessing.size_px) for number in numbers]
         seen = assistant.see([scene.image for scene in scenes])
-        _count_recall(tallies, assistant, scenes, seen)
+        asked = [
+            _Asked(scene, picture, np.random.default_rng((seed, number)), Tally())
+            for number, scene, picture in zip(numbers, scenes, seen, strict=True)
+        ]
+        tallies += [one.tally for one in asked]
+        _count_recall(assistant, asked)
         if split != "test_objects":
-            rngs = [np.random.default_rng((seed, number)) for number in numbers]
-            asked = list(zip(scenes, seen, rngs, strict=True))
-            _count_referring(tallies, assistant, asked)
-            _count_all_of_a_kind(tallies, assistant, asked)
-            _count_names(tallies, assistant, asked)
-            _count_captions(tallies, assistant, scenes, seen)
-    return tallies
+            _count_referring(assistant, asked)
+            _count_all_of_a_kind(assistant, asked)
+            _count_names(assistant, asked)
+            _count_captions(assistant, asked)
+    return Results(tuple(tallies))
 
 
-Asked = tuple[Scene, Seen, np.random.Generator]
-"""A scene, what the model saw of it, and what draws the questions about it."""
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A scene that is asked about."""
+
+    scene: Scene
+    seen: Seen
+    """What the model saw of it."""
+    rng: np.random.Generator
+    """Draws the questions."""
+    tally: Tally
 
 
-def _count_recall(tallies: Tallies, assistant: Groma, scenes: Sequence[Scene], seen: Sequence[Seen]) -> None:
-    for scene, regions in zip(scenes, assistant.regions(list(seen)), strict=True):
-        overlap = _overlap([r.box_xyxy_px for r in regions], [o.box_xyxy_px for o in scene.objects])
+def _count_recall(assistant: Groma, asked: Sequence[_Asked]) -> None:
+    for one, regions in zip(asked, assistant.regions([one.seen for one in asked]), strict=True):
+        overlap = _overlap([r.box_xyxy_px for r in regions], [o.box_xyxy_px for o in one.scene.objects])
         for column in overlap.T:
             best = max(column.tolist(), default=0.0)
-            tallies.count("recall50", best >= 0.5)
-            tallies.count("recall75", best >= 0.75)
+            one.tally.count("recall50", best >= 0.5)
+            one.tally.count("recall75", best >= 0.75)
 
 
-def _count_referring(tallies: Tallies, assistant: Groma, asked: Sequence[Asked]) -> None:
+def _count_referring(assistant: Groma, asked: Sequence[_Asked]) -> None:
     """Locate one thing for each metric, and one thing that is not there."""
-    cases = [(s, picture, metric, q) for s, picture, rng in asked for metric, q in _locate_questions(s, rng)]
-    answers = assistant.locate(
-        [picture for _, picture, _, _ in cases], [_phrase(q) for *_, q in cases], decoding=DECODING
-    )
-    for (scene, _, metric, question), answer in zip(cases, answers, strict=True):
+    cases = [(one, metric, q) for one in asked for metric, q in _locate_questions(one.scene, one.rng)]
+    answers = assistant.locate([one.seen for one, _, _ in cases], [_phrase(q) for *_, q in cases], decoding=DECODING)
+    for (one, metric, question), answer in zip(cases, answers, strict=True):
         if metric == "refused_absent":
-            tallies.count(metric, not answer.entities)
-            _count_scores(tallies, answer, [])
+            one.tally.count(metric, not answer.entities)
+            _count_scores(one.tally, answer, [])
             continue
-        right = _count_scores(tallies, answer, [scene.objects[i].box_xyxy_px for i in question.targets[0].objects])
-        tallies.count(metric, bool(right) and right[0])
-        tallies.count("refused_present", not answer.entities)
+        wanted_xyxy_px = [one.scene.objects[i].box_xyxy_px for i in question.targets[0].objects]
+        right = _count_scores(one.tally, answer, wanted_xyxy_px)
+        one.tally.count(metric, bool(right) and right[0])
+        one.tally.count("refused_present", not answer.entities)
 
 
-def _count_all_of_a_kind(tallies: Tallies, assistant: Groma, asked: Sequence[Asked]) -> None:
+def _count_all_of_a_kind(assistant: Groma, asked: Sequence[_Asked]) -> None:
     """Locate all objects of one name."""
-    kinds = [_a_kind(scene, rng) for scene, _, rng in asked]
-    answers = assistant.locate(
-        [picture for _, picture, _ in asked], [name for name, _ in kinds], all=True, decoding=DECODING
-    )
-    for (scene, _, _), (_, members), answer in zip(asked, kinds, answers, strict=True):
-        right = _count_scores(tallies, answer, [scene.objects[i].box_xyxy_px for i in members])
-        tallies.located.append((sum(right), len(right), len(members)))
-        tallies.count("refused_present", not answer.entities)
+    kinds = [_a_kind(one.scene, one.rng) for one in asked]
+    answers = assistant.locate([one.seen for one in asked], [name for name, _ in kinds], all=True, decoding=DECODING)
+    for one, (_, members), answer in zip(asked, kinds, answers, strict=True):
+        right = _count_scores(one.tally, answer, [one.scene.objects[i].box_xyxy_px for i in members])
+        one.tally.located.append((sum(right), len(right), len(members)))
+        one.tally.count("refused_present", not answer.entities)
 
 
 def _locate_questions(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[str, Question]]:
-    """One question for each metric that the scene gives rise to one of."""
+    """One question for each metric that the scene gives rise to one of; the first kind that it does."""
     for metric, kinds in (*REFERRING.items(), ("refused_absent", ("absent",))):
         possible = [q for kind in kinds if (q := question_of(kind, scene, rng)) is not None]
         if possible:
-            yield metric, possible[rng.integers(len(possible))]
+            yield metric, possible[0]
 
 
 def _phrase(question: Question) -> str:
@@ -197,44 +224,49 @@ def _a_kind(scene: Scene, rng: np.random.Generator) -> tuple[str, tuple[int, ...
     return name, kinds[name]
 
 
-def _count_scores(tallies: Tallies, answer: GroundedAnswer, wanted_xyxy_px: Sequence[Sequence[float]]) -> list[bool]:
+def _count_scores(tally: Tally, answer: GroundedAnswer, wanted_xyxy_px: Sequence[Sequence[float]]) -> list[bool]:
     """Note the confidence of every region that a locate answer names; returns which of them are right."""
     boxes_xyxy_px = [box for entity in answer.entities for box in entity.boxes_xyxy_px]
     scores = [score for entity in answer.entities for score in entity.region_scores]
     right = _found(boxes_xyxy_px, wanted_xyxy_px)
-    tallies.scores += zip(scores, right, strict=True)
+    tally.scores += zip(scores, right, strict=True)
     return right
 
 
-def _count_names(tallies: Tallies, assistant: Groma, asked: Sequence[Asked]) -> None:
+def _count_names(assistant: Groma, asked: Sequence[_Asked]) -> None:
     """Describe the true box of one object; right if the answer has its name, whatever colour it says."""
-    chosen = [scene.objects[rng.integers(len(scene.objects))] for scene, _, rng in asked]
-    described = assistant.describe(
-        [picture for _, picture, _ in asked], [[o.box_xyxy_px] for o in chosen], decoding=DECODING
-    )
-    for entry, (answer,) in zip(chosen, described, strict=True):
-        tallies.count("name_region", _split_thing(answer.text)[0] == entry.name)
+    chosen = [one.scene.objects[one.rng.integers(len(one.scene.objects))] for one in asked]
+    described = assistant.describe([one.seen for one in asked], [[o.box_xyxy_px] for o in chosen], decoding=DECODING)
+    for one, entry, (answer,) in zip(asked, chosen, described, strict=True):
+        one.tally.count("name_region", _split_thing(answer.text)[0] == entry.name)
 
 
-def _count_captions(tallies: Tallies, assistant: Groma, scenes: Sequence[Scene], seen: Sequence[Seen]) -> None:
-    """Describe the whole picture; every grounded phrase must lie on an object that it fits.
+def _count_captions(assistant: Groma, asked: Sequence[_Asked]) -> None:
+    """Describe the whole picture; every grounded phrase must lie on an object that it fits and that no phrase before
+    it lay on, so that saying the same again does not pay.
 
-    A caption that grounds nothing counts as one wrong phrase, so that silence does not pay.
+    A caption that grounds nothing counts as one wrong phrase, so that silence does not pay either.
     """
-    for scene, answer in zip(scenes, assistant.ask(list(seen), CAPTION, grounded=True, decoding=DECODING), strict=True):
-        for entity in answer.entities or (None,):
-            tallies.count("caption_grounding", entity is not None and _fits(entity, scene))
+    answers = assistant.ask([one.seen for one in asked], CAPTION, grounded=True, decoding=DECODING)
+    for one, answer in zip(asked, answers, strict=True):
+        left = list(one.scene.objects)
+        if not answer.entities:
+            one.tally.count("caption_grounding", False)
+        for entity in answer.entities:
+            entry = _fitting(entity, left)
+            one.tally.count("caption_grounding", entry is not None)
+            if entry is not None:
+                left.remove(entry)
 
 
-def _fits(entity: Entity, scene: Scene) -> bool:
-    """Whether the phrase's first region lies on an object of its name and, if it says one, colour."""
+def _fitting(entity: Entity, objects: Sequence[SceneObject]) -> SceneObject | None:
+    """The object of the phrase's name and, if it says one, colour, on which its first region lies best."""
     name, colour = _split_thing(entity.phrase)
-    fitting = [
-        entry.box_xyxy_px
-        for entry in scene.objects
-        if entry.name == name and (colour is None or colour in entry.may_be_called)
-    ]
-    return any(_found(entity.boxes_xyxy_px[:1], fitting))
+    fitting = [o for o in objects if o.name == name and (colour is None or colour in o.may_be_called)]
+    overlap = _overlap(entity.boxes_xyxy_px[:1], [entry.box_xyxy_px for entry in fitting])
+    if not overlap.numel() or overlap.max() < FOUND_IOU:
+        return None
+    return fitting[int(overlap.argmax())]
 
 
 def _split_thing(text: str) -> tuple[str, str | None]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 CALIBRATION_BINS = 10
 NORMAL_QUANTILE = 1.959964
@@ -50,40 +50,57 @@ class Share:
         half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
         return max(0.0, middle - half), min(1.0, middle + half)
 
-    def figure(self) -> Figure:
-        """The share with its Wilson interval."""
-        low, high = self.interval()
-        return Figure(self.value, low, high, self.total)
 
+def share_over_groups(groups: Sequence[Share]) -> Figure:
+    """One share of all groups' cases, with an interval that takes the cases of a group as dependent.
 
-def expected_calibration_error(scores: Sequence[float], right: Sequence[bool], bins: int = CALIBRATION_BINS) -> float:
-    """Mean distance between confidence and accuracy over equally wide bins, weighted by their cases.
-
-    Guo et al. 2017 (arXiv 1706.04599), equation 3. NaN without cases.
+    By bootstrap over groups; where all cases agree, which leaves a bootstrap nothing to vary, Wilson's interval.
     """
-    if len(scores) == 0:
-        return math.nan
-    values, hits = np.asarray(scores, dtype=float), np.asarray(right, dtype=float)
+    total = Share(sum(group.right for group in groups), sum(group.total for group in groups))
+    if total.right in (0, total.total):
+        return Figure(total.value, *total.interval(), total.total)
+    rows = [(group.right, group.total) for group in groups]
+    return bootstrap(rows, lambda sums: sums[0] / sums[1] if sums[1] else math.nan, cases=total.total)
+
+
+def calibration_sums(scored: Sequence[tuple[float, bool]], bins: int = CALIBRATION_BINS) -> NDArray[np.float64]:
+    """(confidence, right) of some cases -> (2, bins): confidence minus accuracy summed over each bin, and its cases."""
+    values, hits = np.asarray(scored, dtype=float).reshape(-1, 2).T
     places = np.clip((values * bins).astype(int), 0, bins - 1)
     # the cases of a bin times the distance of its means is the distance of its sums
-    sums = np.bincount(places, weights=values - hits, minlength=bins)
-    return float(np.abs(sums).sum() / len(values))
+    return np.stack([np.bincount(places, weights=w, minlength=bins) for w in (values - hits, np.ones_like(values))])
 
 
-def bootstrap(rows: Sequence[Sequence[float]], statistic: Callable[[NDArray[np.float64]], float]) -> Figure:
-    """A statistic of cases that is no share, with its percentile bootstrap interval (Efron 1979).
+def calibration_error(sums: NDArray[np.float64]) -> float:
+    """Mean distance between confidence and accuracy over equally wide bins, weighted by their cases.
+
+    Guo et al. 2017 (arXiv 1706.04599), equation 3. Sums of several groups may be added. Few cases make it too large:
+    chance alone moves the bins' means. NaN without cases.
+    """
+    differences, cases = sums
+    return float(np.abs(differences).sum() / cases.sum()) if cases.sum() else math.nan
+
+
+def bootstrap(groups: Sequence[ArrayLike], statistic: Callable[[NDArray[np.float64]], float], *, cases: int) -> Figure:
+    """A statistic of sums over groups with its bootstrap interval (Efron 1979), the groups being resampled.
+
+    The interval has the spread of the resampled values around the value itself: resampling moves a statistic such as
+    the calibration error, which chance can only raise, away from it, and this bias is taken off again.
 
     Args:
-        rows: (n, k) one row of numbers a case.
-        statistic: (n, k) rows -> the value.
+        groups: an array of one shape for each group; the statistic is one of their sum.
+        statistic: that sum -> a value from 0 to 1.
+        cases: how many cases the groups have, for the figure.
 
     Returns:
-        The value of all rows; the same figure for the same rows, as the resampling is seeded.
+        The same figure for the same groups, as the resampling is seeded; NaN without cases.
     """
-    if not rows:
+    if not cases:
         return Figure(math.nan, math.nan, math.nan, 0)
-    table = np.asarray(rows, dtype=float)
-    rng = np.random.default_rng(0)
-    draws = [statistic(table[rng.integers(len(table), size=len(table))]) for _ in range(RESAMPLES)]
-    low, high = np.quantile(draws, (0.025, 0.975)).tolist()
-    return Figure(statistic(table), low, high, len(table))
+    table = np.asarray(groups, dtype=float)
+    value = statistic(table.sum(0))
+    picks = np.random.default_rng(0).multinomial(len(table), np.full(len(table), 1 / len(table)), size=RESAMPLES)
+    draws = np.array([statistic(sums) for sums in np.tensordot(picks, table, 1)])
+    draws = draws[~np.isnan(draws)]
+    low, high = np.clip(np.quantile(draws, (0.025, 0.975)) - (draws.mean() - value), 0, 1).tolist()
+    return Figure(value, low, high, cases)

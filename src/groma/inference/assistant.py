@@ -4,6 +4,7 @@ path, PIL, array --load_image--> Seen --+
 question, regions, history --> Exchange -+--> render, splice --> decode --> parse --> GroundedAnswer
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, overload
@@ -17,7 +18,7 @@ from groma.errors import InputError
 from groma.image import Preprocessing, load_image
 from groma.inference.generate import Decoding, Step, decode
 from groma.inference.pictures import Picture, Pictures, Seen, batches, is_list, lists_per_picture, per_picture
-from groma.inference.request import BoxesXyxyPx, check_boxes_xyxy_px
+from groma.inference.request import BoxesMergedWarning, BoxesXyxyPx, check_boxes_xyxy_px
 from groma.inference.result import GroundedAnswer, Region
 from groma.inference.transcript import AnswerStream, Transcript
 from groma.inference.turns import Exchange, asking, located, locating
@@ -29,7 +30,8 @@ from groma.prompt.render import fit
 from groma.prompt.tokenizer_base import PromptTokenizer
 
 BATCH_SIZE = 16
-"""Pictures encoded together, and answers decoded together: lists of any length take no more memory than this."""
+"""Pictures that are encoded together and answers that are decoded together; a longer list is worked off so many at a
+time, and no more pictures than these are held at once."""
 
 DESCRIBE = "Please briefly describe [1]."
 """What `describe` asks about a box, in the words that the method was trained with."""
@@ -41,6 +43,16 @@ class _Request:
 
     seen: Seen
     exchange: Exchange
+
+    def finish(self, answer: GroundedAnswer) -> GroundedAnswer:
+        """The answer as the user gets it."""
+        exchange = self.exchange
+        return answer if exchange.looked_for is None else located(answer, exchange.looked_for, all=exchange.all)
+
+
+def _refuse_to_stream(stream: bool) -> None:
+    if stream:
+        raise InputError("streaming takes one picture at a time: call it for each picture, or leave stream out")
 
 
 class Groma:
@@ -112,10 +124,12 @@ class Groma:
     @torch.inference_mode()
     def regions(self, image: Picture | Pictures) -> list[Region] | list[list[Region]]:
         """What the proposer found: the regions the model can speak about, best first."""
+        images = image if is_list(image) else [cast(Picture, image)]
         found = []
-        for seen in self._see_all(image) if is_list(image) else [self._see(image)]:
-            (visual,) = self.model.tokenize(seen.tokens)
-            found.append(list(self._regions(visual, seen, torch.zeros(0, 4))))
+        for batch in batches(images, BATCH_SIZE):
+            for seen in self._see_all(batch):
+                (visual,) = self.model.tokenize(seen.tokens)
+                found.append(list(self._regions(visual, seen, torch.zeros(0, 4))))
         return found if is_list(image) else found[0]
 
     # --- asking ------------------------------------------------------------------------------------------------------
@@ -201,22 +215,48 @@ class Groma:
                 self._see(cast(Picture, image)), cast(str, question), regions, grounded=grounded, history=history
             )
             return self._stream(request, decoding) if stream else self._answer([request], decoding)[0]
-        if stream:
-            raise InputError("streaming takes one picture at a time: call ask for each picture, or leave stream out")
-        seen = self._see_all(image)
-        questions = per_picture(question, len(seen), "questions")
-        boxes = lists_per_picture(regions, len(seen), "regions", default=None)
-        past = lists_per_picture(history, len(seen), "histories", default=())
-        rows = zip(seen, questions, boxes, past, strict=True)
-        return self._answer([self._request(s, q, r, grounded=grounded, history=h) for s, q, r, h in rows], decoding)
+        _refuse_to_stream(stream)
+        questions = per_picture(question, len(image), "questions")
+        boxes = lists_per_picture(regions, len(image), "regions", default=None)
+        past = lists_per_picture(history, len(image), "histories", default=())
+        answers = []
+        for rows in batches(list(zip(image, questions, boxes, past, strict=True)), BATCH_SIZE):
+            seen = self._see_all([row[0] for row in rows])
+            requests = [
+                self._request(s, q, r, grounded=grounded, history=h) for s, (_, q, r, h) in zip(seen, rows, strict=True)
+            ]
+            answers += self._answer(requests, decoding)
+        return answers
 
     @overload
     def locate(
-        self, image: Picture, phrase: str, *, all: bool = False, decoding: Decoding | None = None
+        self,
+        image: Picture,
+        phrase: str,
+        *,
+        all: bool = False,
+        stream: Literal[False] = False,
+        decoding: Decoding | None = None,
     ) -> GroundedAnswer: ...
     @overload
     def locate(
-        self, image: Pictures, phrase: str | Sequence[str], *, all: bool = False, decoding: Decoding | None = None
+        self,
+        image: Picture,
+        phrase: str,
+        *,
+        all: bool = False,
+        stream: Literal[True],
+        decoding: Decoding | None = None,
+    ) -> AnswerStream: ...
+    @overload
+    def locate(
+        self,
+        image: Pictures,
+        phrase: str | Sequence[str],
+        *,
+        all: bool = False,
+        stream: Literal[False] = False,
+        decoding: Decoding | None = None,
     ) -> list[GroundedAnswer]: ...
 
     def locate(
@@ -225,44 +265,63 @@ class Groma:
         phrase: str | Sequence[str],
         *,
         all: bool = False,
+        stream: bool = False,
         decoding: Decoding | None = None,
-    ) -> GroundedAnswer | list[GroundedAnswer]:
+    ) -> GroundedAnswer | list[GroundedAnswer] | AnswerStream:
         """Where is it? One entity with its region(s); none if the model says that it is not there.
 
         Args:
             image: one picture or a list.
             phrase: what to look for, e.g. "the red car"; one for all pictures or one each.
             all: look for every instance ("dog") instead of the one that is meant ("the dog on the left").
+            stream: as for `ask`.
             decoding: how tokens are chosen; deterministic by default.
 
         Raises:
             InputError: picture or phrase cannot be used.
         """
+        if not isinstance(all, bool):
+            raise InputError(f"all must be True or False, not {all!r}")
+        decoding = decoding or Decoding()
         if not is_list(image):
-            return self.locate([cast(Picture, image)], [cast(str, phrase)], all=all, decoding=decoding)[0]
-        seen = self._see_all(image)
-        phrases = per_picture(phrase, len(seen), "phrases")
-        requests = [_Request(s, locating(p, all=all)) for s, p in zip(seen, phrases, strict=True)]
-        answers = self._answer(requests, decoding or Decoding())
-        return [located(answer, p.strip(), all=all) for answer, p in zip(answers, phrases, strict=True)]
+            request = _Request(self._see(cast(Picture, image)), locating(cast(str, phrase), all=all))
+            return self._stream(request, decoding) if stream else self._answer([request], decoding)[0]
+        _refuse_to_stream(stream)
+        phrases = per_picture(phrase, len(image), "phrases")
+        answers = []
+        for rows in batches(list(zip(image, phrases, strict=True)), BATCH_SIZE):
+            seen = self._see_all([row[0] for row in rows])
+            requests = [_Request(s, locating(p, all=all)) for s, (_, p) in zip(seen, rows, strict=True)]
+            answers += self._answer(requests, decoding)
+        return answers
 
     @overload
     def describe(
-        self, image: Picture, boxes: BoxesXyxyPx, *, decoding: Decoding | None = None
+        self, image: Picture, boxes: BoxesXyxyPx, *, stream: Literal[False] = False, decoding: Decoding | None = None
     ) -> list[GroundedAnswer]: ...
     @overload
     def describe(
-        self, image: Pictures, boxes: Sequence[BoxesXyxyPx], *, decoding: Decoding | None = None
+        self, image: Picture, boxes: BoxesXyxyPx, *, stream: Literal[True], decoding: Decoding | None = None
+    ) -> AnswerStream: ...
+    @overload
+    def describe(
+        self,
+        image: Pictures,
+        boxes: Sequence[BoxesXyxyPx],
+        *,
+        stream: Literal[False] = False,
+        decoding: Decoding | None = None,
     ) -> list[list[GroundedAnswer]]: ...
 
     def describe(
-        self, image: Picture | Pictures, boxes: Any, *, decoding: Decoding | None = None
-    ) -> list[GroundedAnswer] | list[list[GroundedAnswer]]:
+        self, image: Picture | Pictures, boxes: Any, *, stream: bool = False, decoding: Decoding | None = None
+    ) -> list[GroundedAnswer] | list[list[GroundedAnswer]] | AnswerStream:
         """Describe each box, on its own.
 
         Args:
             image: one picture or a list.
             boxes: xyxy in pixels: (n, 4) for one picture, or such a list for each picture.
+            stream: as for `ask`; one box only.
             decoding: how tokens are chosen; deterministic by default.
 
         Returns:
@@ -271,18 +330,29 @@ class Groma:
         Raises:
             InputError: a picture or a box cannot be used.
         """
+        decoding = decoding or Decoding()
         if not is_list(image):
-            return self.describe([cast(Picture, image)], [boxes], decoding=decoding)[0]
-        seen = self._see_all(image)
-        if not is_list(boxes) or len(boxes) != len(seen):
-            raise InputError(f"{len(seen)} pictures need a list of {len(seen)} lists of boxes, one for each picture")
-        requests, counts = [], []
-        for picture, given in zip(seen, boxes, strict=True):
-            checked = check_boxes_xyxy_px(given, *picture.size_px, limit=10**6)
-            counts.append(len(checked))
-            requests += [self._request(picture, DESCRIBE, box[None], grounded=False) for box in checked]
-        answers = iter(self._answer(requests, decoding or Decoding()))
-        return [[next(answers) for _ in range(count)] for count in counts]
+            requests = self._descriptions(self._see(cast(Picture, image)), boxes)
+            if not stream:
+                return self._answer(requests, decoding)
+            if len(requests) != 1:
+                raise InputError(f"streaming takes one box at a time, got {len(requests)}: call describe for each box")
+            return self._stream(requests[0], decoding)
+        _refuse_to_stream(stream)
+        if not is_list(boxes) or len(boxes) != len(image):
+            raise InputError(f"{len(image)} pictures need a list of {len(image)} lists of boxes, one for each picture")
+        described = []
+        for rows in batches(list(zip(image, boxes, strict=True)), BATCH_SIZE):
+            seen = self._see_all([row[0] for row in rows])
+            requests = [self._descriptions(s, given) for s, (_, given) in zip(seen, rows, strict=True)]
+            answers = iter(self._answer([request for own in requests for request in own], decoding))
+            described += [[next(answers) for _ in own] for own in requests]
+        return described
+
+    def _descriptions(self, seen: Seen, boxes: BoxesXyxyPx) -> list[_Request]:
+        """A question for each box of a picture; any number, as each is asked about on its own."""
+        checked = check_boxes_xyxy_px(boxes, *seen.size_px, limit=10**6)
+        return [self._request(seen, DESCRIBE, box[None], grounded=False) for box in checked]
 
     # --- from questions to prompts -----------------------------------------------------------------------------------
 
@@ -338,12 +408,13 @@ class Groma:
             for step in steps:
                 for index, transcript in enumerate(transcripts):
                     transcript.add(step, index)
-            answers += [transcript.answer() for transcript in transcripts]
+            rows = zip(batch, transcripts, strict=True)
+            answers += [request.finish(transcript.answer()) for request, transcript in rows]
         return answers
 
     def _stream(self, request: _Request, decoding: Decoding) -> AnswerStream:
         steps, transcripts = self._start([request], decoding)
-        return AnswerStream(steps, transcripts[0])
+        return AnswerStream(steps, transcripts[0], finish=request.finish)
 
     @torch.inference_mode()
     def _start(self, requests: Sequence[_Request], decoding: Decoding) -> tuple[Iterator[Step], list[Transcript]]:
@@ -357,6 +428,8 @@ class Groma:
         )
         samples = [self._splice(r.exchange, v, decoding) for r, v in zip(requests, visual, strict=True)]
         batch = pad(samples, pad_id=self.tokenizer.special.pad, side="left").to(self.device)
+        for request, tokens in zip(requests, visual, strict=True):
+            _warn_of_merged(request.exchange.asked_boxes_cxcywh, tokens)
         transcripts = [
             Transcript(
                 self.tokenizer,
@@ -395,3 +468,15 @@ class Groma:
             )
             for number, ((x1, y1, x2, y2), score, from_user) in enumerate(rows)
         )
+
+
+def _warn_of_merged(asked_cxcywh: Tensor, visual: VisualTokens) -> None:
+    """Tell if two boxes of a question became one region: the answer cannot tell them apart."""
+    regions = match_regions(asked_cxcywh, visual.regions).tolist()
+    for number, region in enumerate(regions, start=1):
+        if (first := regions.index(region) + 1) < number:
+            warnings.warn(
+                f"boxes [{first}] and [{number}] overlap so much that they are one region for the model",
+                BoxesMergedWarning,
+                stacklevel=2,
+            )

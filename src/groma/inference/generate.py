@@ -16,6 +16,9 @@ from groma.model.groma import GromaModel, VisualTokens
 from groma.model.splice import SplicedBatch
 from groma.prompt.tokens import SpecialTokenIds
 
+COLDEST = 1e-6
+"""Below this temperature the likeliest token is taken: float32 cannot tell the rest from nothing."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoding:
@@ -33,6 +36,10 @@ class Decoding:
     """Only well-formed answers about regions that exist (groma.inference.constraint)."""
 
     def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "seed", "temperature", "top_p"):
+            value, is_count = getattr(self, name), name in ("max_new_tokens", "seed")
+            if not isinstance(value, int if is_count else int | float) or isinstance(value, bool):
+                raise InputError(f"{name} must be a {'whole ' if is_count else ''}number, got {value!r}.")
         if self.max_new_tokens < 1:
             raise InputError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}.")
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
@@ -123,9 +130,9 @@ def _choose(logits: Tensor, state: AnswerState, remaining: int, decoding: Decodi
 
 def _draw(logits: Tensor, decoding: Decoding, generator: torch.Generator) -> int:
     """The likeliest token, or one drawn from the likeliest."""
-    if decoding.temperature == 0:
+    if decoding.temperature < COLDEST:
         return int(logits.argmax())
-    probabilities = ((logits - logits.max()) / decoding.temperature).softmax(-1)  # no overflow, however cold it is
+    probabilities = ((logits - logits.max()) / decoding.temperature).softmax(-1)
     ordered, order = probabilities.sort(descending=True)
     keep = ordered.cumsum(0) - ordered < decoding.top_p  # the first token always stays
     return int(order[torch.multinomial(ordered * keep, 1, generator=generator)])

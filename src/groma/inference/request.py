@@ -40,6 +40,10 @@ class BoxClippedWarning(UserWarning):
     """A box reaches beyond its picture and was clipped to it."""
 
 
+class BoxesMergedWarning(UserWarning):
+    """Two boxes of a question overlap so much that selection keeps one region for both."""
+
+
 def check_boxes_xyxy_px(boxes: BoxesXyxyPx | None, width_px: int, height_px: int, *, limit: int) -> Tensor:
     """Checks the boxes that a user points at and clips them to the picture.
 

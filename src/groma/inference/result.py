@@ -94,6 +94,10 @@ class GroundedAnswer:
     """The question as the user asked it."""
     grounded: bool = False
     """Whether phrases tied to boxes were asked for."""
+    looked_for: str | None = None
+    """The phrase that `locate` was asked for; None: another question."""
+    looked_for_all: bool = False
+    """Whether every instance of it was asked for."""
 
     def __post_init__(self) -> None:
         boxes_xyxy_px = {region.id: region.box_xyxy_px for region in self.regions}

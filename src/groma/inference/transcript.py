@@ -1,6 +1,6 @@
 """What becomes of generated tokens: events while they come, a GroundedAnswer at any time."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from groma.inference.generate import Step
 from groma.inference.result import Entity, FinishReason, GroundedAnswer, Region
@@ -71,9 +71,15 @@ class Transcript:
 class AnswerStream:
     """Iterate for what is new (groma.prompt.parse events); afterwards, or at any time, `answer` is the whole."""
 
-    def __init__(self, steps: Iterator[Step], transcript: Transcript) -> None:
-        """`steps` come from `decode`, for a batch of one."""
-        self._transcript = transcript
+    def __init__(
+        self,
+        steps: Iterator[Step],
+        transcript: Transcript,
+        *,
+        finish: Callable[[GroundedAnswer], GroundedAnswer] = lambda answer: answer,
+    ) -> None:
+        """`steps` come from `decode`, for a batch of one; `finish` makes of an answer what the user gets."""
+        self._transcript, self._finish = transcript, finish
         self._ended = False
         self._events = self._run(steps)
 
@@ -89,4 +95,4 @@ class AnswerStream:
     @property
     def answer(self) -> GroundedAnswer:
         """The answer as far as it was read; "cancelled" if the iteration was left before its end."""
-        return self._transcript.answer("length" if self._ended else "cancelled")
+        return self._finish(self._transcript.answer("length" if self._ended else "cancelled"))

@@ -28,9 +28,14 @@ class Exchange:
     dialogue: Dialogue
     """all turns; the last has no answer yet"""
     user_boxes: tuple[int, ...] = ()
-    """indices of the dialogue's boxes that the user points at, those of earlier turns included"""
+    """indices of the dialogue's boxes that the user points at; those of this question come first, so that of boxes
+    which overlap much it is theirs that becomes a region"""
     asked: tuple[int, ...] = ()
     """of those, the ones of this question: [1], [2], ..."""
+    looked_for: str | None = None
+    """the phrase that is to be located; None: another question"""
+    all: bool = False
+    """every instance of it is to be located"""
 
     @property
     def grounded(self) -> bool:
@@ -94,6 +99,8 @@ def asking(
         InputError: the question or a box cannot be used, there are too many boxes, or the history is about another
             picture.
     """
+    if isinstance(history, GroundedAnswer) or not isinstance(history, Sequence):
+        raise InputError(f"history must be a list of earlier answers, oldest first, not {type(history).__name__}")
     boxes = _Boxes(size_px)
     turns = [_past_turn(answer, boxes) for answer in history]
     room = max_regions - len(boxes.of_user)
@@ -108,7 +115,7 @@ def asking(
     return Exchange(
         question=question,
         dialogue=Dialogue(tuple(turns), tuple(boxes.cxcywh)),
-        user_boxes=tuple(boxes.of_user),
+        user_boxes=(*asked, *(box for box in boxes.of_user if box not in asked)),
         asked=asked,
     )
 
@@ -122,11 +129,11 @@ def locating(phrase: str, *, all: bool) -> Exchange:
     phrase = check_question(phrase)
     before, after = ("Locate all ", " in this image.") if all else ("Locate ", " in the image.")
     turn = Turn(question=(Text(before), Phrase(phrase), Text(after)))
-    return Exchange(question=f"{before}{phrase}{after}", dialogue=Dialogue((turn,)))
+    return Exchange(question=f"{before}{phrase}{after}", dialogue=Dialogue((turn,)), looked_for=phrase, all=all)
 
 
 def located(answer: GroundedAnswer, phrase: str, *, all: bool) -> GroundedAnswer:
-    """What an answer to `locating` says, as one entity at most.
+    """What an answer to `locating` says, as one entity at most; what was looked for is kept with it.
 
     Published weights answer with regions alone; such a text becomes the phrase that was asked for, so that spans stay
     true. Without `all`, only the first region counts (the measure of referring expressions).
@@ -139,7 +146,7 @@ def located(answer: GroundedAnswer, phrase: str, *, all: bool) -> GroundedAnswer
         first = entities[0]
         scores = first.region_scores[:1]
         entities = (replace(first, region_ids=first.region_ids[:1], region_scores=scores, score=scores[0]),)
-    return replace(answer, text=text, entities=entities)
+    return replace(answer, text=text, entities=entities, looked_for=phrase, looked_for_all=all)
 
 
 def _joined(groups: Sequence[Entity], phrase: str) -> Entity:
@@ -168,9 +175,19 @@ def _past_turn(answer: GroundedAnswer, boxes: _Boxes) -> Turn:
             f"the history is about a picture of {old_width}x{old_height} pixels, this one has {width}x{height}: a "
             "conversation stays with one picture"
         )
+    if answer.looked_for is not None:
+        return replace(
+            locating(answer.looked_for, all=answer.looked_for_all).dialogue.turns[0],
+            answer=_past_segments(answer, boxes),
+        )
     asked = {number: region.box_xyxy_px for region in answer.regions for number in region.numbers}
     numbered = boxes.add(torch.tensor([asked[number] for number in sorted(asked)]), from_user=True)
     question = question_segments(answer.question, len(asked), first_box=numbered[0] if numbered else 0)
+    return Turn(question=question, answer=_past_segments(answer, boxes), grounded=answer.grounded)
+
+
+def _past_segments(answer: GroundedAnswer, boxes: _Boxes) -> tuple[Segment, ...]:
+    """What was answered, its regions as boxes."""
     segments: list[Segment] = []
     cursor = 0
     for entity in answer.entities:
@@ -182,4 +199,4 @@ def _past_turn(answer: GroundedAnswer, boxes: _Boxes) -> Turn:
             segments.append(Grounding(boxes=named))
         cursor = entity.end
     segments += [Text(answer.text[cursor:])] if cursor < len(answer.text) else []
-    return Turn(question=question, answer=tuple(segments), grounded=answer.grounded)
+    return tuple(segments)

@@ -7,7 +7,7 @@ folders: `groma_tokenizer.json` says which kind the other file is.
 from pathlib import Path
 
 from groma.errors import CheckpointError
-from groma.prompt.tokenizer_base import DESCRIPTION_FILE, PromptTokenizer, read_json
+from groma.prompt.tokenizer_base import DESCRIPTION_FILE, PromptTokenizer, read_object
 from groma.prompt.tokenizer_fast import FastPromptTokenizer, train_byte_bpe
 from groma.prompt.tokenizer_llama import MODEL_FILE, LlamaSentencePieceTokenizer
 
@@ -34,7 +34,7 @@ def load_tokenizer(folder: str | Path) -> PromptTokenizer:
     folder = Path(folder)
     description_file = folder / DESCRIPTION_FILE
     if description_file.is_file():
-        description = read_json(description_file)
+        description = read_object(description_file)
         kind = description.get("kind")
         if kind not in KINDS:
             raise CheckpointError(f"{description_file} names the kind {kind!r}; known are {', '.join(KINDS)}")

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from groma.errors import CheckpointError, InputError
 from groma.prompt.tokens import SpecialTokenIds
+from groma.storage import read_json
 
 DESCRIPTION_FILE = "groma_tokenizer.json"
 """Says, in a folder of our own, which kind of tokenizer it holds and how it is set up."""
@@ -88,16 +89,13 @@ def write_description(folder: Path, description: Mapping[str, object]) -> None:
     (folder / DESCRIPTION_FILE).write_text(text, encoding="utf-8")
 
 
-def read_json(path: Path) -> dict:
+def read_object(path: Path) -> dict:
     """Read a JSON object.
 
     Raises:
         CheckpointError: The file is missing, not readable as JSON, or not an object.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}") from error
+    found = read_json(path, error=CheckpointError)
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} holds a {type(found).__name__}; expected a JSON object")
     return found

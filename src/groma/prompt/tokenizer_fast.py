@@ -13,7 +13,7 @@ from typing import Any, Self
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from groma.errors import CheckpointError, InputError
-from groma.prompt.tokenizer_base import PromptTokenizer, check_fields, read_json, write_description
+from groma.prompt.tokenizer_base import PromptTokenizer, check_fields, read_object, write_description
 from groma.prompt.tokens import PUBLISHED_REGIONS, SpecialTokenIds
 
 BACKEND_FILE = "tokenizer.json"
@@ -132,7 +132,7 @@ class FastPromptTokenizer(PromptTokenizer):
             CheckpointError: A file is missing or broken, or no token ends an answer.
         """
         path = folder / "tokenizer_config.json"
-        config = read_json(path)
+        config = read_object(path)
         names = {role: _content(config.get(f"{role}_token")) for role in ("bos", "eos", "unk")}
         eos = names.pop("eos")
         if eos is None:

@@ -18,7 +18,7 @@ from typing import Self
 from sentencepiece import SentencePieceProcessor
 
 from groma.errors import CheckpointError
-from groma.prompt.tokenizer_base import PromptTokenizer, check_fields, read_json, write_description
+from groma.prompt.tokenizer_base import PromptTokenizer, check_fields, read_object, write_description
 from groma.prompt.tokens import NEW_TOKENS, PUBLISHED_REGIONS, SpecialTokenIds, new_token_names
 
 MODEL_FILE = "tokenizer.model"
@@ -106,9 +106,9 @@ class LlamaSentencePieceTokenizer(PromptTokenizer):
             CheckpointError: A file is missing or broken, or an added token has another id than it must have.
         """
         # Without the entry, transformers 4.32 fell back to the legacy mode.
-        legacy = read_json(folder / "tokenizer_config.json").get("legacy", True)
+        legacy = read_object(folder / "tokenizer_config.json").get("legacy", True)
         path = folder / "added_tokens.json"
-        added = read_json(path)
+        added = read_object(path)
         num_regions = sum(re.fullmatch(r"<r\d+>", name) is not None for name in added)
         if num_regions == 0:
             raise CheckpointError(f"{path} lists no region token <r0>; this is not a Groma checkpoint")

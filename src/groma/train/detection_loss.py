@@ -5,7 +5,6 @@ B pictures, N predictions of one head, T annotated boxes of a picture (padded to
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,46 +15,10 @@ from torch import Tensor
 from groma.boxes import cxcywh_to_xyxy, paired_giou, pairwise_giou, pairwise_iou
 from groma.errors import InputError
 from groma.model.proposer import ProposerOutput
-from groma.train.config import check_counts, check_numbers, require
-
-Assignment = Literal["one_to_one", "task_aligned"]
+from groma.train.settings import DetectionLossConfig
 
 LEAST_IOU = 0.05
 """task_aligned: a prediction that overlaps a box by no more than this cannot serve it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DetectionLossConfig:
-    """Costs of the matching and weights of the losses; the defaults are the published ones."""
-
-    class_cost: float = 2.0
-    """Weight of the focal class cost in the matching."""
-    box_cost: float = 5.0
-    """Weight of the L1 distance of normalized cxcywh in the matching."""
-    giou_cost: float = 2.0
-    """Weight of the negative GIoU in the matching."""
-    class_weight: float = 2.0
-    """Weight of the focal loss."""
-    box_weight: float = 5.0
-    """Weight of the L1 loss."""
-    giou_weight: float = 2.0
-    """Weight of the GIoU loss."""
-    focal_alpha: float = 0.25
-    """Share of the focal loss that positives get."""
-    focal_gamma: float = 2.0
-    """Exponent that plays down easy predictions."""
-    assignment: Assignment = "one_to_one"
-    """"one_to_one": Hungarian matching as published. "task_aligned": each box teaches its `aligned_topk` best
-    predictions (arXiv 2108.07755), which learns far faster from few pictures; selection's NMS removes the twins."""
-    aligned_topk: int = 6
-    """task_aligned only: predictions that one annotated box teaches at most."""
-
-    def __post_init__(self) -> None:
-        check_numbers(self, "class_cost", "box_cost", "giou_cost", minimum=0)
-        check_numbers(self, "class_weight", "box_weight", "giou_weight", "focal_gamma", minimum=0)
-        check_numbers(self, "focal_alpha", minimum=0, below=1)
-        check_counts(self, "aligned_topk", minimum=1)
-        require(self, "assignment", self.assignment in ASSIGNMENTS, f"one of {', '.join(ASSIGNMENTS)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +115,8 @@ def match(head: HeadOutput, targets_cxcywh: Sequence[Tensor], config: DetectionL
             + config.box_cost * torch.cdist(predicted, targets, p=1)
             - config.giou_cost * giou
         )
-        rows, columns = linear_sum_assignment(cost.cpu().numpy())
+        # predictions that are not finite may be matched anyhow: their loss is not finite either, which ends the run
+        rows, columns = linear_sum_assignment(cost.nan_to_num(nan=0.0).cpu().numpy())
         matches.append(torch.from_numpy(np.stack((rows, columns))).to(logits.device))
     return matches
 

@@ -10,8 +10,8 @@ SLOW = ("sampling_offsets",)
 """Parameters with a tenth of the learning rate in a Deformable DETR (arXiv 2010.04159, section 5): where a query
 looks. References are boxes here, predicted by the box heads, so nothing else of that kind exists."""
 
-EMBEDDINGS = ("embed_tokens", "lm_head", "added_embeddings", "added_head", "query_content", "position_embeddings")
-"""Tables with a row a token or query: never orthogonalized, never decayed."""
+EMBEDDINGS = ("lm_head", "added_head", "query_content", "position_embeddings")
+"""Tables with a row a token or query that are no nn.Embedding: never orthogonalized, never decayed either."""
 
 
 def parameter_groups(
@@ -30,9 +30,11 @@ def parameter_groups(
         "<name>/plain" (norms, biases, embeddings: no decay); empty groups are left out.
     """
     buckets: dict[str, list[tuple[str, nn.Parameter]]] = {"matrices": [], "slow": [], "plain": [], "": []}
+    tables = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
     for parameter_name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            buckets[_bucket(parameter_name, parameter)].append((f"{name}.{parameter_name}", parameter))
+            bucket = "plain" if id(parameter) in tables else _bucket(parameter_name, parameter)
+            buckets[bucket].append((f"{name}.{parameter_name}", parameter))
     return [
         ParameterGroup(
             name=f"{name}/{bucket}" if bucket else name,

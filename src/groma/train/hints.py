@@ -10,7 +10,7 @@ B rows, T tokens, H heads, K region tokens of all rows, Q places where a region 
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,55 +21,36 @@ from groma.errors import InputError
 from groma.model.language import LanguageModel
 from groma.model.splice import SplicedBatch
 from groma.prompt.tokens import SpecialTokenIds
-from groma.train.config import check_counts, check_numbers
+from groma.train.settings import HintConfig
 
 _LEAST = 1e-6  # attention below this is as good as none; keeps logarithms finite
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HintConfig:
-    """Which layers are shown where to look, and how much that counts."""
+def resolve_hints(hints: HintConfig, language: LanguageModel) -> HintConfig:
+    """The same hints with layers and heads that this language model has.
 
-    weight: float = 0.3
-    """Weight of each hint beside the loss on answers; 0: no hints."""
-    number_layer: int | None = None
-    """Layer whose first head should look from a region token to its number; None: after the first quarter."""
-    pointing_layer: int | None = None
-    """Layer whose first heads should look from where a number is due to the region that is right; None: after the
-    first half."""
-    pointing_heads: int = 2
-    """How many of them."""
-
-    def __post_init__(self) -> None:
-        check_numbers(self, "weight", minimum=0)
-        check_counts(self, *(n for n in ("number_layer", "pointing_layer") if getattr(self, n) is not None), minimum=0)
-        check_counts(self, "pointing_heads", minimum=1)
-
-    def resolve(self, language: LanguageModel) -> "HintConfig":
-        """The same with layers and heads that this language model has.
-
-        Raises:
-            InputError: it has fewer, or its attention implementation gives no weights.
-        """
-        config = language.base.config.get_text_config()
-        depth = config.num_hidden_layers
-        number = depth // 4 if self.number_layer is None else self.number_layer
-        pointing = depth // 2 if self.pointing_layer is None else self.pointing_layer
-        if max(number, pointing) >= depth:
-            raise InputError(
-                f"Hints for layers {number} and {pointing} cannot be given: the language model has {depth} layers, "
-                "counted from 0."
-            )
-        if self.pointing_heads > config.num_attention_heads:
-            raise InputError(
-                f"Hints for {self.pointing_heads} heads cannot be given: the layers have {config.num_attention_heads}."
-            )
-        if config._attn_implementation != "eager":
-            raise InputError(
-                f"Hints need attention weights: the language model has {config._attn_implementation!r} attention, load "
-                'it with "eager".'
-            )
-        return replace(self, number_layer=number, pointing_layer=pointing)
+    Raises:
+        InputError: it has fewer, or its attention implementation gives no weights.
+    """
+    config = language.base.config.get_text_config()
+    depth = config.num_hidden_layers
+    number = depth // 4 if hints.number_layer is None else hints.number_layer
+    pointing = depth // 2 if hints.pointing_layer is None else hints.pointing_layer
+    if max(number, pointing) >= depth:
+        raise InputError(
+            f"Hints for layers {number} and {pointing} cannot be given: the language model has {depth} layers, "
+            "counted from 0."
+        )
+    if hints.pointing_heads > config.num_attention_heads:
+        raise InputError(
+            f"Hints for {hints.pointing_heads} heads cannot be given: the layers have {config.num_attention_heads}."
+        )
+    if config._attn_implementation != "eager":
+        raise InputError(
+            f"Hints need attention weights: the language model has {config._attn_implementation!r} attention, load "
+            'it with "eager".'
+        )
+    return replace(hints, number_layer=number, pointing_layer=pointing)
 
 
 Watched = dict[str, Tensor]

@@ -8,7 +8,7 @@ an object's name, colour and box (`groma.train.region_tables`), noisy, among dis
 B pictures, R regions of a picture, D width of the language model.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,31 +19,12 @@ from groma.model.groma import AnswerLoss, GromaModel, VisualTokens
 from groma.model.language import LanguageModel
 from groma.model.types import Regions
 from groma.prompt.tokens import SpecialTokenIds
-from groma.train.config import check_counts, check_numbers
 from groma.train.groups import parameter_groups
-from groma.train.hints import HintConfig, hint_losses, watch
+from groma.train.hints import hint_losses, resolve_hints, watch
 from groma.train.language import answer_terms, pack_prompts
 from groma.train.objective import Losses, Objective, ParameterGroup
 from groma.train.region_tables import RegionTables
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImaginationConfig:
-    """How much the imagined regions leave to be guessed."""
-
-    noise: float = 0.3
-    """Standard deviation of the normal noise on a region token, whose content starts out with 0.7."""
-    box_jitter: float = 0.05
-    """Normal deviation of a region's centre and size, as a share of its size; no more than twice that is drawn."""
-    distractors: int = 8
-    """Regions that show nothing or a piece of an object, at most."""
-    hints: HintConfig = field(default_factory=HintConfig)
-    """Where the language model should look."""
-
-    def __post_init__(self) -> None:
-        check_numbers(self, "noise", minimum=0)
-        check_numbers(self, "box_jitter", minimum=0, below=0.1)
-        check_counts(self, "distractors", minimum=0)
+from groma.train.settings import ImaginationConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +59,11 @@ class Imagination(Objective):
         """`tables` make the region tokens and learn with the language model.
 
         Raises:
-            InputError: the language model cannot be given the hints (see `HintConfig.resolve`).
+            InputError: the language model cannot be given the hints (see `resolve_hints`).
         """
         super().__init__()
         self.language, self.tables, self.tokens, self.config = model.language, tables, tokens, config
-        self._hints = config.hints.resolve(model.language) if config.hints.weight else None
+        self._hints = resolve_hints(config.hints, model.language) if config.hints.weight else None
         self._model = (model,)  # in a tuple: its other parts are no parameters of this objective
 
     def weight(self, batch: DialogueBatch) -> float:

@@ -4,7 +4,6 @@ B pictures, R_i regions, U_i user's boxes, T_i annotated boxes of picture i.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,24 +16,10 @@ from groma.model.selection import match_regions
 from groma.model.splice import Spliced, SplicedBatch, pack, splice
 from groma.prompt.render import RenderedPrompt
 from groma.prompt.tokens import SpecialTokenIds
-from groma.train.config import check_numbers
 from groma.train.groups import freeze, parameter_groups
 from groma.train.objective import Losses, Objective, ParameterGroup
 from groma.train.region_tables import RegionTables, imitation_losses
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LanguageConfig:
-    """How a language stage trains."""
-
-    language_lr_scale: float = 1.0
-    """Stage 3: factor on the learning rate of the language model and its added rows."""
-    imitation: float = 0.0
-    """Weight of how far region tokens are from the ones that stage "speak" imagined of the same objects
-    (groma.train.region_tables), beside the loss on answers; 0: none. For a language model that learned from those."""
-
-    def __post_init__(self) -> None:
-        check_numbers(self, "language_lr_scale", "imitation", minimum=0)
+from groma.train.settings import LanguageConfig
 
 
 class AnswerTraining(Objective):

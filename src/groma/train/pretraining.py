@@ -9,7 +9,6 @@ B pictures, N patches of a picture, T_i annotated boxes of picture i, R boxes of
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -24,9 +23,7 @@ from groma.model.encoder import ImageEncoder
 from groma.model.proposer import BASE_BOX_SIZE, BoxHead
 from groma.model.region_encoder import RegionEncoder
 from groma.model.roi_align import roi_align
-from groma.train.config import check_numbers
 from groma.train.detection_loss import (
-    DetectionLossConfig,
     HeadOutput,
     task_aligned_losses,
     weighted_total,
@@ -34,6 +31,7 @@ from groma.train.detection_loss import (
 from groma.train.groups import freeze, parameter_groups
 from groma.train.objective import Losses, Objective, ParameterGroup
 from groma.train.region_tables import RegionTables, imitation_losses
+from groma.train.settings import DetectionLossConfig, PretrainingConfig
 
 BOX_LOSSES = DetectionLossConfig(assignment="task_aligned")
 """How the patches' boxes are taught; PretrainingConfig weights them against names and colours."""
@@ -43,29 +41,6 @@ ROI_SIZE = 3
 
 FIRST_GUESS = 4 * BASE_BOX_SIZE
 """Side of the box that an untaught patch proposes: a common size of objects."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PretrainingConfig:
-    """Weights of the losses."""
-
-    name_weight: float = 1.0
-    """Weight of the cross-entropy over object names."""
-    colour_weight: float = 0.5
-    """Weight of the cross-entropy over colours."""
-    box_weight: float = 0.5
-    """Weight of objectness and box losses together."""
-    label_smoothing: float = 0.05
-    """Share of the name's target spread over all names."""
-    jitter: float = 0.05
-    """How far the sides of a box move before its features are read, as a share of its size (normal deviation)."""
-    imitation: float = 0.0
-    """Weight of how far the region encoder's tokens are from the ones that stage "speak" imagined of the same objects;
-    with 0 there is no region encoder in this stage."""
-
-    def __post_init__(self) -> None:
-        check_numbers(self, "name_weight", "colour_weight", "box_weight", "jitter", "imitation", minimum=0)
-        check_numbers(self, "label_smoothing", minimum=0, below=1)
 
 
 class PretrainingHeads(nn.Module):

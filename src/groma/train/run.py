@@ -4,6 +4,7 @@ StageConfig -> objective (fresh parts) <- parts of earlier stages' checkpoints
             -> stream of batches       -> groma.train.loop.train -> checkpoints with the parts, or the whole model
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +19,7 @@ from groma.model.config import GromaConfig
 from groma.model.encoder import ImageEncoder
 from groma.model.groma import GromaModel
 from groma.model.proposer import RegionProposer
-from groma.pretrained import save_parts as save_whole
+from groma.pretrained import save_whole
 from groma.prompt.chat_format import chat_format
 from groma.prompt.tokenizer import PromptTokenizer, load_tokenizer
 from groma.train.detection import Detection
@@ -26,13 +27,16 @@ from groma.train.distributed import World, current_world
 from groma.train.imagination import Imagination, initialize_language
 from groma.train.language import AnswerTraining
 from groma.train.loop import Hooks, TrainResult, train
+from groma.train.models import MODELS
 from groma.train.objective import BatchStream, Objective
 from groma.train.parts import load_parts, save_parts
 from groma.train.pretraining import EncoderPretraining, initialize_from_scratch
-from groma.train.recipes import MODELS
 from groma.train.region_tables import RegionTables
 from groma.train.stage import LANGUAGE_STAGES, StageConfig
 from groma.train.streams import COLOUR_NUMBERS, DialogueStream, SceneStream
+
+FINGERPRINT_VALUES = 1024
+"""Values of a tensor that its fingerprint is made of, about."""
 
 VALIDATION_BATCHES = 4
 """Batches of the validation split, always the same ones, that an evaluation looks at."""
@@ -52,7 +56,8 @@ def run_stage(
         config: what defines the run.
         out: folder for checkpoints and metrics.
         init: checkpoint folders of earlier stages whose parts this run starts from; later ones win. A resumed run
-            needs the same ones, as it takes the frozen parts from there. Imitation needs one of stage "speak".
+            needs the same ones, as it takes the frozen parts from there, and is refused with others. Imitation needs
+            one of stage "speak".
         resume: see `groma.train.loop.train`.
         may_change_steps: see `groma.train.loop.train`.
 
@@ -81,8 +86,26 @@ def run_stage(
             save_model=lambda folder: _save_model(objective, config, folder),
             on_evaluate=lambda step: validation_terms(objective, config),
         ),
-        recipe=config.to_dict() | {"init": [f"{c.parent.name}/{c.name}" for c in init]},
+        recipe=config.to_dict()
+        | {"init": [f"{c.parent.name}/{c.name}" for c in init], "frozen": fingerprint_of_frozen(objective)},
     )
+
+
+def fingerprint_of_frozen(objective: Objective) -> str:
+    """Tells whether two runs have the same frozen weights, which no checkpoint of a run brings back.
+
+    A digest of up to FINGERPRINT_VALUES values of each tensor that is not trained.
+    """
+    digest = hashlib.sha256()
+    trained = {id(parameter) for group in objective.parameter_groups() for _, parameter in group.parameters}
+    for part, module in sorted(objective.parts().items()):
+        for name, tensor in sorted(module.state_dict(keep_vars=True).items()):
+            if id(tensor) not in trained:
+                flat = tensor.detach().flatten()
+                values = flat[:: max(1, len(flat) // FINGERPRINT_VALUES)].float().cpu().contiguous()
+                digest.update(f"{part}.{name} {tuple(tensor.shape)}".encode())
+                digest.update(values.numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _save_model(objective: Objective, config: StageConfig, folder: Path) -> None:
@@ -202,6 +225,7 @@ def build_stream(config: StageConfig, world: World, *, split: str = "train") -> 
             size_px=data.size_px,
             seed=data.seed,
             sources=data.sources,
+            batches_per_source=config.training.loop.accumulate,
             crop_px=data.crop_px,
             rank=world.rank,
             world_size=world.size,

@@ -4,10 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from groma.train.config import TrainingConfig, check_counts, check_numbers, require
-from groma.train.detection_loss import DetectionLossConfig
-from groma.train.imagination import ImaginationConfig
-from groma.train.language import LanguageConfig
-from groma.train.pretraining import PretrainingConfig
+from groma.train.settings import DetectionLossConfig, ImaginationConfig, LanguageConfig, PretrainingConfig
 
 Stage = Literal["pretrain", "detect", "speak", "align", "instruct"]
 
@@ -17,11 +14,11 @@ LANGUAGE_STAGES = ("speak", "align", "instruct")
 QUESTIONS = {
     "refer_name": 1.0,
     "refer_colour": 0.7,
-    "refer_attribute": 1.5,
-    "refer_relation": 3.0,
+    "refer_attribute": 2.0,
+    "refer_relation": 4.0,
     "refer_ordinal": 1.5,
     "locate_all": 1.5,
-    "absent": 1.5,
+    "absent": 2.5,
     "describe": 2.0,
     "compare": 0.5,
     "caption": 2.0,
@@ -72,7 +69,7 @@ class StageConfig:
     stage: Stage
     """What is trained, and on which loss."""
     model: str = "tiny"
-    """Name of the architecture, a key of groma.train.recipes.MODELS."""
+    """Name of the architecture, a key of groma.train.models.MODELS."""
     data: SceneData = field(default_factory=SceneData)
     """What it is trained on."""
     training: TrainingConfig

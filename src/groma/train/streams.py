@@ -27,7 +27,7 @@ USER_JITTER = 0.04
 
 
 class SceneStream(BatchStream):
-    """Scenes of one split, each shown once; consecutive batches take the sources in turn.
+    """Scenes of one split, each shown once; consecutive optimizer steps take the sources in turn.
 
     Scene `index` is a pure function of (split, index, seed): batch number b of process r of w takes the indices
     after (b * w + r) * batch_size, so nothing is shared between processes and a resumed run goes on exactly.
@@ -40,6 +40,7 @@ class SceneStream(BatchStream):
         size_px: int,
         seed: int,
         sources: tuple[str, ...] = ("coco",),
+        batches_per_source: int = 1,
         rank: int = 0,
         world_size: int = 1,
         split: str = "train",
@@ -52,12 +53,14 @@ class SceneStream(BatchStream):
             size_px: side of a scene.
             seed: which series.
             sources: objectness heads to teach in turn.
+            batches_per_source: so many batches of one source follow each other: those of one optimizer step.
             rank: number of this process.
             world_size: number of processes.
             split: see `make_scene`.
             crop_px: give one close-up of this side for every object, instead of the scenes.
         """
         self.batch_size, self.size_px, self.seed, self.sources = batch_size, size_px, seed, sources
+        self.batches_per_source = batches_per_source
         self.rank, self.world_size, self.split, self.crop_px = rank, world_size, split, crop_px
         self.number = 0
 
@@ -68,7 +71,7 @@ class SceneStream(BatchStream):
             make_scene(self.split, index, self.seed, size_px=self.size_px)
             for index in range(first, first + self.batch_size)
         ]
-        source = self.sources[self.number % len(self.sources)]
+        source = self.sources[self.number // self.batches_per_source % len(self.sources)]
         self.number += 1
         if self.crop_px is None:
             return vision_batch(scenes, source)

@@ -5,13 +5,16 @@
 Shape legend: S picture side in px, n number of objects (2 to 9).
 """
 
+import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from groma.boxes import xyxy_px_to_cxcywh
 from groma.data.scenes.backgrounds import BACKGROUNDS, draw_background
 from groma.data.scenes.cast import Member, draw_cast, find_split
 from groma.data.scenes.placing import Stage, mean_colour, place
@@ -59,11 +62,9 @@ class Scene:
     @property
     def boxes_cxcywh(self) -> tuple[tuple[float, float, float, float], ...]:
         """The objects' boxes: centre and size, normalized by the picture's side."""
-        double = 2 * self.size_px
-        return tuple(
-            ((x1 + x2) / double, (y1 + y2) / double, 2 * (x2 - x1) / double, 2 * (y2 - y1) / double)
-            for x1, y1, x2, y2 in (entry.box_xyxy_px for entry in self.objects)
-        )
+        boxes_xyxy_px = torch.tensor([entry.box_xyxy_px for entry in self.objects], dtype=torch.float64)
+        boxes_cxcywh = xyxy_px_to_cxcywh(boxes_xyxy_px.reshape(-1, 4), self.size_px, self.size_px).tolist()
+        return tuple((cx, cy, w, h) for cx, cy, w, h in boxes_cxcywh)
 
 
 def make_scene(split: str, index: int, seed: int, *, size_px: int = 224) -> Scene:
@@ -89,12 +90,22 @@ def make_scene(split: str, index: int, seed: int, *, size_px: int = 224) -> Scen
     """
     kind = find_split(split)
     _check_numbers(index, seed, size_px)
-    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((kind.identity, seed, index))))
+    rng = np.random.Generator(np.random.PCG64(_seed_sequence(kind.identity, seed, index)))
     cast = draw_cast(kind, rng)
     background = tuple(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))]
     backdrop = draw_background(background, size_px, _draw_palette(cast, rng), rng)
     stage = place(cast, backdrop, rng)
     return Scene(image=_finish(stage.picture, rng), objects=_objects(stage), background=background)
+
+
+def _seed_sequence(identity: int, seed: int, index: int) -> np.random.SeedSequence:
+    """Different for different numbers: numpy writes them one after the other in words of 32 bits, without saying how
+    many belong to which, so larger ones are digested first.
+    """
+    if max(seed, index) < 2**32:
+        return np.random.SeedSequence((identity, seed, index))
+    digest = hashlib.sha256(f"{seed} {index}".encode()).digest()
+    return np.random.SeedSequence((identity, int.from_bytes(digest, "little")))
 
 
 def _check_numbers(index: int, seed: int, size_px: int) -> None:
