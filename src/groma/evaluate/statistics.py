@@ -68,7 +68,8 @@ def calibration_sums(scored: Sequence[tuple[float, bool]], bins: int = CALIBRATI
     values, hits = np.asarray(scored, dtype=float).reshape(-1, 2).T
     places = np.clip((values * bins).astype(int), 0, bins - 1)
     # the cases of a bin times the distance of its means is the distance of its sums
-    return np.stack([np.bincount(places, weights=w, minlength=bins) for w in (values - hits, np.ones_like(values))])
+    sums = [np.bincount(places, weights=weights, minlength=bins) for weights in (values - hits, np.ones_like(values))]
+    return np.stack(sums).astype(np.float64)
 
 
 def calibration_error(sums: NDArray[np.float64]) -> float:
