@@ -193,11 +193,11 @@ def test_comparisons_are_true(asked: dict) -> None:
     assert min(seen[word] for word in ("Yes,", "No,", "The")) > 20
 
 
-@pytest.mark.parametrize("kind", ["caption", "summary"])
-def test_captions_name_every_object_from_left_to_right(kind: str, asked: dict) -> None:
+@pytest.mark.parametrize(("kind", "axis"), [("caption", 0), ("summary", 0), ("caption_down", 1)])
+def test_captions_name_every_object_in_their_order(kind: str, axis: int, asked: dict) -> None:
     for scene, question in asked[kind]:
         (turn,) = question.dialogue.turns
-        order = sorted(range(len(scene.objects)), key=lambda k: centre(scene, k))
+        order = sorted(range(len(scene.objects)), key=lambda k: (centre(scene, k)[axis], centre(scene, k)))
         words = [wording.with_article(wording.thing_of(scene.objects[k].name, scene.objects[k].colour)) for k in order]
         assert question.answer_text == f"The image shows {', '.join(words[:-1])} and {words[-1]}."
         assert turn.grounded == (kind == "caption")

@@ -22,6 +22,7 @@ QUESTIONS = {
     "describe": 2.0,
     "compare": 0.5,
     "caption": 2.0,
+    "caption_down": 2.0,
     "summary": 0.2,
     "count": 0.4,
     "exists": 0.6,

@@ -20,6 +20,7 @@ from groma.data.scenes.referring import (
     groups,
     left_to_right,
     size_of,
+    top_to_bottom,
 )
 from groma.data.scenes.scene import Scene, SceneObject
 from groma.data.scenes.wording import COLOURS, fill, join, pick, plural, thing_of, with_article
@@ -278,18 +279,24 @@ def _larger(scene: Scene, first: int, second: int) -> str | None:
     return f"{larger[0].upper()}{larger[1:]} is larger than {smaller}."
 
 
-def _describe_all(kind: str, *, grounded: bool) -> Maker:
-    """A maker of descriptions of the scene: all objects from left to right, with regions or without."""
+def _describe_all(
+    kind: str,
+    *,
+    grounded: bool,
+    ordered: Callable[[Scene], list[int]] = left_to_right,
+    wordings: Sequence[str] = wording.CAPTION,
+) -> Maker:
+    """A maker of descriptions of the scene: all objects in an order, with regions or without."""
 
     def make(scene: Scene, rng: np.random.Generator) -> Exchange:
         pieces: list[Segment | str] = []
-        order = left_to_right(scene)
+        order = ordered(scene)
         for place, index in enumerate(order):
             entry = scene.objects[index]
             words = with_article(thing_of(entry.name, entry.colour))
             pieces.append("The image shows " if place == 0 else " and " if index == order[-1] else ", ")
             pieces.append(Phrase(words, boxes=(index,)) if grounded else words)
-        question = fill(pick(wording.CAPTION, rng), {})
+        question = fill(pick(wordings, rng), {})
         return Exchange(kind=kind, question=question, answer=join((*pieces, ".")), grounded=grounded)
 
     return make
@@ -381,6 +388,7 @@ EXCHANGES: dict[str, Maker] = {
     "describe": _describe,
     "compare": _compare,
     "caption": _describe_all("caption", grounded=True),
+    "caption_down": _describe_all("caption_down", grounded=True, ordered=top_to_bottom, wordings=wording.CAPTION_DOWN),
     "summary": _describe_all("summary", grounded=False),
     "count": _count,
     "exists": _exists,

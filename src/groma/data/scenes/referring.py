@@ -153,6 +153,12 @@ def left_to_right(scene: Scene) -> list[int]:
     return sorted(range(len(centres)), key=lambda index: centres[index])
 
 
+def top_to_bottom(scene: Scene) -> list[int]:
+    """The same from the highest to the lowest."""
+    centres = _centres(scene)
+    return sorted(range(len(centres)), key=lambda index: (centres[index][1], centres[index][0]))
+
+
 def only_one_called(scene: Scene, group: tuple[int, ...], colour: str) -> bool:
     """Whether exactly one object of the group may be called by that colour."""
     return sum(colour in scene.objects[index].may_be_called for index in group) == 1

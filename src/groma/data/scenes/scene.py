@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from groma.boxes import xyxy_px_to_cxcywh
+from groma.boxes import xyxy_to_cxcywh
 from groma.data.scenes.backgrounds import BACKGROUNDS, draw_background
 from groma.data.scenes.cast import Member, draw_cast, find_split
 from groma.data.scenes.placing import Stage, mean_colour, place
@@ -63,7 +63,7 @@ class Scene:
     def boxes_cxcywh(self) -> tuple[tuple[float, float, float, float], ...]:
         """The objects' boxes: centre and size, normalized by the picture's side."""
         boxes_xyxy_px = torch.tensor([entry.box_xyxy_px for entry in self.objects], dtype=torch.float64)
-        boxes_cxcywh = xyxy_px_to_cxcywh(boxes_xyxy_px.reshape(-1, 4), self.size_px, self.size_px).tolist()
+        boxes_cxcywh = (xyxy_to_cxcywh(boxes_xyxy_px.reshape(-1, 4)) / self.size_px).tolist()  # ties stay ties
         return tuple((cx, cy, w, h) for cx, cy, w, h in boxes_cxcywh)
 
 

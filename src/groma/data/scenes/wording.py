@@ -78,6 +78,11 @@ CAPTION = (
     "What is in the image?",
     "What is in the picture?",
 )
+CAPTION_DOWN = (
+    "Describe the image from top to bottom.",
+    "What do you see from top to bottom?",
+    "What is in the picture, from top to bottom?",
+)
 COUNT = (
     "How many {things} are there?",
     "How many {things} do you see?",
