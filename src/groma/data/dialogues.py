@@ -108,7 +108,7 @@ class DialogueBatch:
     pictures: tuple[PicturePrompts, ...]
     """B pictures' questions."""
     images: Tensor | None
-    """(B, S, S, 3) uint8 RGB; None where the pictures were perceived before or are imagined."""
+    """(B, S, S, 3) uint8 RGB; None where the pictures are imagined."""
     indices: tuple[int, ...]
     """Number of each scene in its series."""
     names: tuple[Tensor, ...]

@@ -428,18 +428,21 @@ class Groma:
         )
         samples = [self._splice(r.exchange, v, decoding) for r, v in zip(requests, visual, strict=True)]
         batch = pad(samples, pad_id=self.tokenizer.special.pad, side="left").to(self.device)
-        for request, tokens in zip(requests, visual, strict=True):
-            _warn_of_merged(request.exchange.asked_boxes_cxcywh, tokens)
+        regions = [
+            self._regions(v, r.seen, r.exchange.asked_boxes_cxcywh) for r, v in zip(requests, visual, strict=True)
+        ]
+        for found in regions:
+            _warn_of_merged(found)
         transcripts = [
             Transcript(
                 self.tokenizer,
                 self.stop_ids,
                 question=r.exchange.question,
-                regions=self._regions(v, r.seen, r.exchange.asked_boxes_cxcywh),
+                regions=found,
                 image_size_px=r.seen.size_px,
                 grounded=r.exchange.grounded,
             )
-            for r, v in zip(requests, visual, strict=True)
+            for r, found in zip(requests, regions, strict=True)
         ]
         steps = decode(
             self.model,
@@ -470,11 +473,10 @@ class Groma:
         )
 
 
-def _warn_of_merged(asked_cxcywh: Tensor, visual: VisualTokens) -> None:
+def _warn_of_merged(regions: Sequence[Region]) -> None:
     """Tell if two boxes of a question became one region: the answer cannot tell them apart."""
-    regions = match_regions(asked_cxcywh, visual.regions).tolist()
-    for number, region in enumerate(regions, start=1):
-        if (first := regions.index(region) + 1) < number:
+    for first, *others in (region.numbers for region in regions if len(region.numbers) > 1):
+        for number in others:
             warnings.warn(
                 f"boxes [{first}] and [{number}] overlap so much that they are one region for the model",
                 BoxesMergedWarning,
