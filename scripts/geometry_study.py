@@ -1,9 +1,10 @@
 """Compare the two geometries of the region encoder: both trained with equal seeds, budgets and starting weights.
 
-    python scripts/geometry_study.py --from DETECT --from SPEAK [--seeds 0 1 2] [--steps 600] [--out runs/geometry]
+    python scripts/geometry_study.py --eyes MODEL --from SPEAK [--seeds 0 1 2] [--steps 600] [--out runs/geometry]
 
-DETECT and SPEAK are checkpoints of those stages: encoder, proposer and language model are the same in all runs. A run
-trains stage 3 (projector, region encoder, language model) in one process on one core; `--jobs` runs go on side by side.
+Of MODEL (groma-tiny, a folder) encoder and proposer are taken, of the checkpoint SPEAK the language model and the
+imagined region tokens; all runs start with these, and each with a region encoder and a projector of its own from
+nothing. A run trains stage 3 in one process on one core; `--jobs` runs go on side by side.
 A run that has its result is not made again. Results, table and figure go to --out: results.json, table.md, figure.svg.
 """
 
@@ -90,6 +91,47 @@ def of_geometry(geometry: str):
     return config
 
 
+def save_eyes(model: str, out: Path) -> Path:
+    """A checkpoint with nothing of the model but its encoder and proposer."""
+    import groma
+    from groma.train.parts import save_parts
+
+    folder = out / "eyes"
+    if not folder.exists():
+        loaded = groma.load(model, device="cpu").model
+        (folder / "model").mkdir(parents=True)
+        save_parts({"encoder": loaded.encoder, "proposer": loaded.proposer}, folder / "model")
+    return folder
+
+
+def coverage(scenes: int = 150, samples: int = 28) -> dict[str, dict[str, float]]:
+    """Where each geometry looks for the objects of scenes: shares of RoIAlign's samples, means over all objects.
+
+    "on_object": samples on the object's box. "misses": objects of which no sample is on their box. "sees_nothing":
+    objects of which no sample is on the picture.
+    """
+    import numpy as np
+
+    from groma.data.scenes.scene import make_scene
+
+    boxes = [box for number in range(scenes) for box in make_scene("validation", number, 0, size_px=64).boxes_cxcywh]
+    cx, cy, w, h = np.array(boxes).T[..., None]
+    steps = (np.arange(samples) + 0.5) / samples
+    read = {
+        "released": ((2 * cx, 2 * w), (2 * cy, 2 * h)),
+        "corrected": ((cx - w / 2, cx + w / 2), (cy - h / 2, cy + h / 2)),
+    }
+    found = {}
+    for geometry, axes in read.items():
+        at = [low + (high - low) * steps for low, high in axes]
+        on_picture = [(a > 0) & (a < 1) for a in at]
+        on_box = [p & (abs(a - c) < s / 2) for p, a, c, s in zip(on_picture, at, (cx, cy), (w, h), strict=True)]
+        shown, hit = (rows[0].mean(1) * rows[1].mean(1) for rows in (on_picture, on_box))
+        shares = {"on_object": hit.mean(), "misses": (hit == 0).mean(), "sees_nothing": (shown == 0).mean()}
+        found[geometry] = {name: round(float(value), 4) for name, value in shares.items()}
+    return found
+
+
 def table(results: dict[str, dict[int, dict[str, float]]]) -> str:
     """A row a metric: mean and standard deviation over seeds, and the difference of equal seeds."""
     lines = ["| metric | released | corrected | corrected - released, by seed |", "|---|---|---|---|"]
@@ -137,6 +179,7 @@ def figure(results: dict[str, dict[int, dict[str, float]]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--eyes", required=True, help="model whose encoder and proposer see")
     parser.add_argument("--from", dest="init", action="append", type=Path, required=True, help="checkpoint; repeatable")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=600, help="optimizer steps of a run")
@@ -145,13 +188,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/geometry"))
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    eyes = save_eyes(options.eyes, options.out)
     runs = [
         Run(
             geometry=geometry,
             seed=seed,
             steps=options.steps,
             scenes=options.scenes,
-            init=tuple(options.init),
+            init=(eyes, *options.init),
             out=options.out,
         )
         for seed in options.seeds
@@ -160,11 +204,11 @@ def main() -> None:
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
         list(pool.map(carry_out, [run for run in runs if not run.result.exists()]))
     results = {g: {r.seed: json.loads(r.result.read_text()) for r in runs if r.geometry == g} for g in GEOMETRIES}
-    settings = {"steps": options.steps, "scenes": options.scenes, "init": [f"{p.parent.name}" for p in options.init]}
+    settings = {"steps": options.steps, "scenes": options.scenes, "eyes": options.eyes, "coverage": coverage()}
     (options.out / "results.json").write_text(json.dumps(settings | {"results": results}, indent=1))
     (options.out / "table.md").write_text(table(results))
     (options.out / "figure.svg").write_text(figure(results))
-    print(table(results))
+    print(table(results), settings["coverage"])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from PIL import Image
 
 from groma.data.scenes.scene import make_scene
 
-INDEX, SEED, SIZE_PX = 7, 2026, 480
+INDEX, SEED, SIZE_PX = 8, 2026, 480
 
 
 def main() -> None:

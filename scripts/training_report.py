@@ -1,8 +1,9 @@
 """Tell how a model was trained, from what its runs left: a table, curves, and the runs' metrics thinned out.
 
-    python scripts/training_report.py RUN ... --out docs/tiny
+    python scripts/training_report.py RUN ... --out docs/tiny [--append]
 
 Every RUN is the folder of one stage, in the order they were trained. Writes table.md, curves.svg and metrics.jsonl.
+With --append the runs go behind those that the three files tell of already; their folders need not exist any more.
 """
 
 import argparse
@@ -63,21 +64,21 @@ def row(run: Path) -> str:
     )
 
 
-def table(runs: list[Path]) -> str:
-    """A row a run; losses and shares are means over the last five records."""
-    head = "| run | stage | starts from | steps | scenes | time | learning rates (AdamW, Muon) | at the end |"
-    return "\n".join([head, "|---|---|---|---|---|---|---|---|", *map(row, runs)]) + "\n"
+HEAD = (
+    "| run | stage | starts from | steps | scenes | time | learning rates (AdamW, Muon) | at the end |",
+    "|---|---|---|---|---|---|---|---|",
+)
+"""Of the table: a row a run; losses and shares are means over the last five records."""
 
 
-def panel(run: Path, left: float, top: float) -> list[str]:
+def panel(run: str, records: list[dict[str, Any]], left: float, top: float) -> list[str]:
     """Curves of one run."""
-    records = training_records(run)
     names = [name for name in CURVES if name in records[-1]["terms"]][:2]
     right, bottom = left + WIDTH, top + HEIGHT
     steps = max(records[-1]["step"], 1)
     highest = 1.0 if all("right" in name for name in names) else max(r["terms"][n] for n in names for r in records)
     parts = [
-        f'<text x="{left}" y="{top - 10}" font-weight="bold">{run.name}</text>',
+        f'<text x="{left}" y="{top - 10}" font-weight="bold">{run}</text>',
         f'<path d="M{left} {top}V{bottom}H{right}" fill="none" stroke="#888"/>',
         f'<text x="{left - 6}" y="{top + 5}" text-anchor="end">{highest:.2g}</text>',
         f'<text x="{left - 6}" y="{bottom}" text-anchor="end">0</text>',
@@ -94,7 +95,7 @@ def panel(run: Path, left: float, top: float) -> list[str]:
     return parts
 
 
-def curves(runs: list[Path]) -> str:
+def curves(runs: dict[str, list[dict[str, Any]]]) -> str:
     """Panels of all runs, two a line."""
     width, line = 2 * (WIDTH + 2 * MARGIN), HEIGHT + 2 * MARGIN
     height = line * ((len(runs) + 1) // 2)
@@ -103,32 +104,37 @@ def curves(runs: list[Path]) -> str:
         'font-size="12" fill="#222">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
     ]
-    for number, run in enumerate(runs):
-        parts += panel(run, MARGIN + (number % 2) * width / 2, MARGIN + (number // 2) * line)
+    for number, (run, records) in enumerate(runs.items()):
+        parts += panel(run, records, MARGIN + (number % 2) * width / 2, MARGIN + (number // 2) * line)
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def thinned(runs: list[Path]) -> str:
-    """JSON lines: the run's name in each record, no more than MAX_RECORDS of a run, the last one always."""
-    lines = []
-    for run in runs:
-        records = training_records(run)
-        stride = -(-len(records) // MAX_RECORDS)
-        kept = records[::-1][::stride][::-1]
-        lines += [json.dumps({"run": run.name} | record) for record in kept]
-    return "\n".join(lines) + "\n"
+def thinned(run: Path) -> list[dict[str, Any]]:
+    """The run's name in each record, no more than MAX_RECORDS of them, the last one always."""
+    records = training_records(run)
+    stride = -(-len(records) // MAX_RECORDS)
+    return [{"run": run.name} | record for record in records[::-1][::stride][::-1]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="folders of the stages, in order")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--append", action="store_true", help="keep the runs that the folder tells of")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "table.md").write_text(table(options.runs))
-    (options.out / "curves.svg").write_text(curves(options.runs))
-    (options.out / "metrics.jsonl").write_text(thinned(options.runs))
-    print(table(options.runs))
+    table, metrics = options.out / "table.md", options.out / "metrics.jsonl"
+    rows = table.read_text().splitlines() if options.append else list(HEAD)
+    records = [json.loads(line) for line in metrics.read_text().splitlines()] if options.append else []
+    rows += map(row, options.runs)
+    records += [record for run in options.runs for record in thinned(run)]
+    by_run: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        by_run.setdefault(record["run"], []).append(record)
+    table.write_text("\n".join(rows) + "\n")
+    metrics.write_text("".join(json.dumps(record) + "\n" for record in records))
+    (options.out / "curves.svg").write_text(curves(by_run))
+    print("\n".join(rows))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 import torch
@@ -113,7 +113,7 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
     if isinstance(source, Image.Image):
         _check_size(source.size, "the PIL image", max_pixels)
         return _decode(source, "the PIL image")
-    if isinstance(source, np.ndarray):
+    if isinstance(source, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance]
         return _from_array(source, max_pixels)
     if isinstance(source, Tensor):
         raise InputError(
@@ -291,11 +291,12 @@ class Preprocessing:
     """PIL's resize filter."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.size_px, int) or isinstance(self.size_px, bool) or self.size_px < 1:
+        size_px: Any = self.size_px
+        if not isinstance(size_px, int) or isinstance(size_px, bool) or size_px < 1:
             raise InputError(f"image preprocessing: size_px is {self.size_px!r}, expected a whole number > 0")
         for name in ("mean", "std"):
-            values = getattr(self, name)
-            if not isinstance(values, Sequence) or len(values) != 3:
+            values: tuple[float, ...] = getattr(self, name)
+            if not isinstance(values, Sequence) or len(values) != 3:  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise InputError(f"image preprocessing: {name} is {values!r}, expected three numbers")
             object.__setattr__(self, name, tuple(float(value) for value in values))
         if min(self.std) <= 0:
@@ -385,6 +386,7 @@ class Preprocessing:
 def _side(size: object) -> int | None:
     """The one side that a processor's size entry names: 448, {"shortest_edge": 448} or height = width."""
     if isinstance(size, Mapping):
-        sides = {size[key] for key in ("shortest_edge", "height", "width") if size.get(key) is not None}
+        named = cast(Mapping[str, object], size)
+        sides = {named[key] for key in ("shortest_edge", "height", "width") if named.get(key) is not None}
         size = sides.pop() if len(sides) == 1 else None
     return size if isinstance(size, int) and not isinstance(size, bool) else None

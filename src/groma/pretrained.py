@@ -14,10 +14,11 @@ Our own format is a folder with
 
 import importlib.resources
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ from groma.inference.assistant import Groma
 from groma.model.config import GromaConfig
 from groma.model.groma import GromaModel
 from groma.prompt.tokenizer import PromptTokenizer, load_tokenizer
-from groma.storage import atomic_folder, read_json, write_json, write_text
+from groma.storage import atomic_folder, read_json_object, write_json, write_text
 
 CONFIG, PREPROCESSOR, CARD = "config.json", "preprocessor.json", "README.md"
 PUBLISHED_PREPROCESSOR = "preprocessor_config.json"
@@ -48,6 +49,34 @@ LARGE_PARAMETERS = 10**9
 """Models with more parameters than this run in bfloat16 on a GPU unless told otherwise."""
 
 MAX_SHARD_SIZE = "5GB"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interface:
+    """How a model is built and spoken to: all but its weights."""
+
+    config: GromaConfig
+    """What shapes it."""
+    tokenizer: PromptTokenizer
+    """Text <-> ids."""
+    preprocessing: Preprocessing
+    """What becomes of pictures."""
+    is_published: bool
+    """The folder has the published checkpoint's layout."""
+
+
+def load_interface(name_or_path: str | Path) -> Interface:
+    """What `load` reads of a model before its weights, in a moment and without their memory.
+
+    Args:
+        name_or_path: as for `load`.
+
+    Raises:
+        CheckpointError: as `load`.
+    """
+    folder = find_checkpoint(name_or_path)
+    with _about(folder):
+        return _read_interface(folder, str(name_or_path))
 
 
 def load(
@@ -72,17 +101,18 @@ def load(
     place = _device(device)
     folder = find_checkpoint(name_or_path)
     with _about(folder):
-        config, tensors, preprocessing = _read(folder, str(name_or_path))
-        tokenizer = load_tokenizer(folder)
-        _check_parts(config, tokenizer, preprocessing)
+        interface = _read_interface(folder, str(name_or_path))
+        tensors = read_weights(folder)
+        if interface.is_published:
+            tensors = rename_published(interface.config, tensors)
     chosen = _dtype(dtype, place, tensors)
     with _about(folder):
-        model = build_model(config, tensors, dtype=chosen)
+        model = build_model(interface.config, tensors, dtype=chosen)
     try:
-        model.to(place)  # pyright: ignore[reportArgumentType]  # its decorator hides the signature
+        model.to(place)  # pyright: ignore[reportArgumentType, reportUnknownMemberType]  # decorated
     except torch.OutOfMemoryError as error:
         raise InputError(f'{name_or_path} does not fit on {place}: try dtype="bfloat16" or device="cpu".') from error
-    return Groma(model, tokenizer, preprocessing)
+    return Groma(model, interface.tokenizer, interface.preprocessing)
 
 
 def save(groma: Groma, folder: str | Path, *, dtype: torch.dtype | None = None, card: str | None = None) -> None:
@@ -115,7 +145,9 @@ def save_whole(
     with atomic_folder(folder) as temporary:
         weights = {name: tensor.to(dtype or tensor.dtype) for name, tensor in model.state_dict().items()}
         with quiet_transformers():
-            model.save_pretrained(temporary, state_dict=weights, max_shard_size=MAX_SHARD_SIZE)
+            model.save_pretrained(  # pyright: ignore[reportUnknownMemberType]
+                temporary, state_dict=weights, max_shard_size=MAX_SHARD_SIZE
+            )
         stored = str(dtype or model.dtype).removeprefix("torch.")
         write_json(temporary / CONFIG, dict(sorted((model.config.to_diff_dict() | {"dtype": stored}).items())))
         for file in temporary.glob("*.safetensors"):  # written for their owner's eyes alone
@@ -173,27 +205,21 @@ def find_checkpoint(name_or_path: str | Path) -> Path:
 # --- reading a folder ------------------------------------------------------------------------------------------------
 
 
-def _read(folder: Path, name: str) -> tuple[GromaConfig, dict[str, Tensor], Preprocessing]:
-    """Configuration, tensors by our names, and preprocessing of a folder in either layout."""
-    values = read_json(folder / CONFIG, error=CheckpointError)
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{CONFIG} holds a {type(values).__name__}; an object was expected.")
+def _read_interface(folder: Path, name: str) -> Interface:
+    """All but the weights of a folder in either layout."""
+    values = read_json_object(folder / CONFIG, error=CheckpointError)
     if not is_published(values):
-        preprocessing = Preprocessing.from_dict(_object(folder / PREPROCESSOR))
-        return own_config(values), read_weights(folder), preprocessing
-    processor = _object(folder / PUBLISHED_PREPROCESSOR)
-    size = published_image_size(processor)
-    config = published_config(values, image_size=size)
-    config.provenance = {"converted_from": name if HUB_NAME.fullmatch(name) else folder.name, "layout": "published"}
-    preprocessing = Preprocessing.from_preprocessor_config(processor, size_px=size)
-    return config, rename_published(config, read_weights(folder)), preprocessing
-
-
-def _object(path: Path) -> dict[str, Any]:
-    content = read_json(path, error=CheckpointError)
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path.name} holds a {type(content).__name__}; an object was expected.")
-    return content
+        preprocessing = Preprocessing.from_dict(read_json_object(folder / PREPROCESSOR, error=CheckpointError))
+        config, published = own_config(values), False
+    else:
+        processor = read_json_object(folder / PUBLISHED_PREPROCESSOR, error=CheckpointError)
+        size = published_image_size(processor)
+        config, published = published_config(values, image_size=size), True
+        config.provenance = {"converted_from": name if HUB_NAME.fullmatch(name) else folder.name, "layout": "published"}
+        preprocessing = Preprocessing.from_preprocessor_config(processor, size_px=size)
+    tokenizer = load_tokenizer(folder)
+    _check_parts(config, tokenizer, preprocessing)
+    return Interface(config=config, tokenizer=tokenizer, preprocessing=preprocessing, is_published=published)
 
 
 def _check_parts(config: GromaConfig, tokenizer: PromptTokenizer, preprocessing: Preprocessing) -> None:
@@ -210,7 +236,7 @@ def _check_parts(config: GromaConfig, tokenizer: PromptTokenizer, preprocessing:
 
 
 @contextmanager
-def _about(folder: Path) -> Iterator[None]:
+def _about(folder: Path) -> Generator[None, None, None]:
     """Make every error that reading a folder can raise a CheckpointError that says which folder it is."""
     try:
         yield

@@ -139,6 +139,18 @@ def read_json(path: Path, *, error: type[GromaError] = InputError) -> Any:
         raise error(f"{path}: not a readable JSON file: {cause}.") from cause
 
 
+def read_json_object(path: Path, *, error: type[GromaError] = InputError) -> dict[str, Any]:
+    """Read a JSON file that holds an object; see `read_json`.
+
+    Raises:
+        GromaError: Of the kind asked for: also if it holds anything else.
+    """
+    found = read_json(path, error=error)
+    if not isinstance(found, dict):
+        raise error(f"{path} holds a {type(found).__name__}; expected a JSON object.")
+    return found
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 digest of a file's content, in hexadecimal."""
     with path.open("rb") as file:

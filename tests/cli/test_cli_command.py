@@ -40,7 +40,7 @@ print(repr((status, used.ru_utime + used.ru_stime, sorted({name.partition('.')[0
     [
         ["--help"],
         ["--version"],
-        *([c, "--help"] for c in ("ask", "locate", "regions", "train", "evaluate", "info")),
+        *([c, "--help"] for c in ("ask", "locate", "regions", "train", "data", "curate", "evaluate", "info")),
         ["train", "detect", "--help"],
     ],
     ids=" ".join,
@@ -59,7 +59,7 @@ def test_help_is_instant(arguments):
 def test_every_command_is_in_the_help(capsys):
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    commands = ("ask", "locate", "describe", "regions", "train", "evaluate", "convert", "info")
+    commands = ("ask", "locate", "describe", "regions", "train", "data", "curate", "evaluate", "convert", "info")
     assert all(f"• {command}" in shown for command in commands)
 
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from commands import sentence
 
-from groma.cli.overrides import read_overrides, to_yaml
+from groma.strict_yaml import read_overrides, to_yaml
 from groma.train.recipes import RECIPES
 
 QUICK = (

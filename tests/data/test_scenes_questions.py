@@ -12,6 +12,7 @@ from groma.data.scenes.exchanges import EXCHANGES
 from groma.data.scenes.questions import KINDS, Question, plain_text, question_of, questions_for
 from groma.data.scenes.referring import DIRECTIONS
 from groma.data.scenes.scene import Scene, make_scene
+from groma.data.wording import plural, with_article
 from groma.errors import InputError
 from groma.prompt.dialogue import Grounding, Phrase, Referred, Text
 
@@ -123,7 +124,7 @@ def test_locate_all_finds_all_from_left_to_right(asked: dict) -> None:
     for scene, question in asked["locate_all"]:
         (target,) = question.targets
         thing = wording.thing_of(question.name, question.colour)
-        assert target.phrase in (thing, wording.plural(thing))
+        assert target.phrase in (thing, plural(thing))
         assert sorted(target.objects) == matches(scene, thing)
         across = [centre(scene, k)[0] for k in target.objects]
         assert across == sorted(across)
@@ -165,7 +166,7 @@ def test_descriptions_name_what_is_pointed_at(asked: dict) -> None:
     for scene, question in asked["describe"]:
         (k,) = question.box_objects
         entry = scene.objects[k]
-        assert question.answer_text == wording.with_article(wording.thing_of(entry.name, entry.colour))
+        assert question.answer_text == with_article(wording.thing_of(entry.name, entry.colour))
         assert Referred(0) in question.dialogue.turns[0].question
         assert question.dialogue.boxes_cxcywh == (scene.boxes_cxcywh[k],)
 
@@ -198,7 +199,7 @@ def test_captions_name_every_object_in_their_order(kind: str, axis: int, asked: 
     for scene, question in asked[kind]:
         (turn,) = question.dialogue.turns
         order = sorted(range(len(scene.objects)), key=lambda k: (centre(scene, k)[axis], centre(scene, k)))
-        words = [wording.with_article(wording.thing_of(scene.objects[k].name, scene.objects[k].colour)) for k in order]
+        words = [with_article(wording.thing_of(scene.objects[k].name, scene.objects[k].colour)) for k in order]
         assert question.answer_text == f"The image shows {', '.join(words[:-1])} and {words[-1]}."
         assert turn.grounded == (kind != "summary")
         grounded = [(target.phrase, target.objects) for target in question.targets]
@@ -316,8 +317,8 @@ def test_the_canonical_wording_is_used_half_of_the_time(asked: dict) -> None:
     ],
 )
 def test_plurals_and_articles(thing: str, many: str, one: str) -> None:
-    assert wording.plural(thing) == many
-    assert wording.with_article(thing) == one
+    assert plural(thing) == many
+    assert with_article(thing) == one
 
 
 def test_questions_for_is_deterministic_and_never_repeats_itself(scenes: list[Scene]) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from groma.data.scenes.referring import EXPRESSIONS, left_to_right
 from groma.data.scenes.scene import Scene, make_scene
-from groma.data.scenes.wording import thing_of, with_article
+from groma.data.scenes.wording import thing_of
+from groma.data.wording import with_article
 from groma.inference.result import Entity, GroundedAnswer, Region
 
 SIDE_PX = 96

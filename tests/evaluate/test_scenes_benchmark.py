@@ -11,7 +11,8 @@ from oracle import SIDE_PX, Credulous, Oracle, Repeating, Shifted, Shrunk, Silen
 
 from groma.data.scenes.referring import groups
 from groma.data.scenes.scene import Scene, make_scene
-from groma.data.scenes.wording import COLOURS, HELD_OUT_NAMES, NAMES, thing_of, with_article
+from groma.data.scenes.wording import COLOURS, HELD_OUT_NAMES, NAMES, thing_of
+from groma.data.wording import with_article
 from groma.errors import InputError
 from groma.evaluate import BENCHMARKS, REPORTS, scenes
 from groma.evaluate.report import SPLITS

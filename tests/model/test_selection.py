@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from groma.boxes import suppress_overlaps
 from groma.errors import InputError
 from groma.model.config import SelectionConfig
-from groma.model.selection import match_regions, objectness, select_regions, suppress_overlaps
+from groma.model.selection import match_regions, objectness, select_regions
 from groma.model.types import Proposals, Regions
 
 GOLDEN = Path(os.environ.get("GROMA_GOLDEN", Path(__file__).parents[1] / "golden" / "data"))
@@ -139,9 +140,8 @@ def test_shuffle_draws_the_order_alone_and_follows_the_seed() -> None:
     (plain,) = select_regions(proposals, config=config(max_regions=15))
 
     def shuffled(seed: int) -> Regions:
-        (regions,) = select_regions(
-            proposals, config=config(max_regions=15), shuffle=torch.Generator().manual_seed(seed)
-        )
+        draw = [torch.Generator().manual_seed(seed)]
+        (regions,) = select_regions(proposals, config=config(max_regions=15), shuffle=draw)
         return regions
 
     assert plain.candidate.tolist() == list(range(15))

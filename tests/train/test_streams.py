@@ -50,7 +50,7 @@ def content(batch) -> list:
     boxes = getattr(batch, "boxes_cxcywh", None) or tuple(p.boxes_cxcywh for p in pictures)
     prompts = [(p.prompts, p.kinds, p.user_boxes_cxcywh.tolist()) for p in pictures]
     labels = [row.tolist() for row in (*boxes, *batch.names, *batch.colours)]
-    return [batch.source, images, labels, prompts, getattr(batch, "indices", None)]
+    return [batch.source, images, labels, prompts, getattr(batch, "seeds", None)]
 
 
 @every_stream

@@ -8,12 +8,14 @@ Nothing heavy is imported before a command runs, so that `--help` is instant.
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from groma.cli.arguments import spell_out_regions
 from groma.cli.boundary import guarded
+from groma.cli.curate import Curate
+from groma.cli.data import Data
 from groma.cli.evaluate import Evaluate
 from groma.cli.models import Convert, Info
 from groma.cli.output import version_line, write_line
@@ -26,6 +28,8 @@ COMMANDS = (
     | Annotated[Describe, tyro.conf.subcommand("describe")]
     | Annotated[Regions, tyro.conf.subcommand("regions")]
     | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Data, tyro.conf.subcommand("data")]
+    | Annotated[Curate, tyro.conf.subcommand("curate")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Info, tyro.conf.subcommand("info")]
@@ -54,5 +58,15 @@ def _dispatch(arguments: list[str]) -> int:
             return 0
         case ["train", recipe, *rest] if not recipe.startswith("-"):
             return run_training(recipe, rest)  # its flags are the recipe's fields: tyro needs the recipe first
-    command = tyro.cli(COMMANDS, prog="groma", description=DESCRIPTION, args=spell_out_regions(arguments))
-    return command.run()
+    return parse(arguments).run()
+
+
+def parse(arguments: list[str]) -> Any:
+    """Arguments -> the command they name, of COMMANDS; exits with status 2 if they name none."""
+    return tyro.cli(
+        COMMANDS,
+        prog="groma",
+        description=DESCRIPTION,
+        args=spell_out_regions(arguments),
+        config=(tyro.conf.OmitSubcommandPrefixes,),
+    )

@@ -13,8 +13,8 @@ import tyro
 
 from groma.cli.arguments import Switch
 from groma.cli.output import figures_table, note, show, write_json, write_line
-from groma.cli.overrides import read_overrides, to_yaml
 from groma.errors import InputError
+from groma.strict_yaml import read_overrides, to_yaml
 
 if TYPE_CHECKING:
     from groma.train.loop import TrainResult

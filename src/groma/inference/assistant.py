@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from groma.boxes import cxcywh_to_xyxy_px
+from groma.boxes import cxcywh_to_xyxy_px, to_tuples
 from groma.errors import InputError
 from groma.image import Preprocessing, load_image
 from groma.inference.generate import Decoding, Step, decode
@@ -125,7 +125,7 @@ class Groma:
     def regions(self, image: Picture | Pictures) -> list[Region] | list[list[Region]]:
         """What the proposer found: the regions the model can speak about, best first."""
         images = image if is_list(image) else [cast(Picture, image)]
-        found = []
+        found: list[list[Region]] = []
         for batch in batches(images, BATCH_SIZE):
             for seen in self._see_all(batch):
                 (visual,) = self.model.tokenize(seen.tokens)
@@ -219,7 +219,7 @@ class Groma:
         questions = per_picture(question, len(image), "questions")
         boxes = lists_per_picture(regions, len(image), "regions", default=None)
         past = lists_per_picture(history, len(image), "histories", default=())
-        answers = []
+        answers: list[GroundedAnswer] = []
         for rows in batches(list(zip(image, questions, boxes, past, strict=True)), BATCH_SIZE):
             seen = self._see_all([row[0] for row in rows])
             requests = [
@@ -280,7 +280,7 @@ class Groma:
         Raises:
             InputError: picture or phrase cannot be used.
         """
-        if not isinstance(all, bool):
+        if not isinstance(all, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError(f"all must be True or False, not {all!r}")
         decoding = decoding or Decoding()
         if not is_list(image):
@@ -288,7 +288,7 @@ class Groma:
             return self._stream(request, decoding) if stream else self._answer([request], decoding)[0]
         _refuse_to_stream(stream)
         phrases = per_picture(phrase, len(image), "phrases")
-        answers = []
+        answers: list[GroundedAnswer] = []
         for rows in batches(list(zip(image, phrases, strict=True)), BATCH_SIZE):
             seen = self._see_all([row[0] for row in rows])
             requests = [_Request(s, locating(p, all=all)) for s, (_, p) in zip(seen, rows, strict=True)]
@@ -341,7 +341,7 @@ class Groma:
         _refuse_to_stream(stream)
         if not is_list(boxes) or len(boxes) != len(image):
             raise InputError(f"{len(image)} pictures need a list of {len(image)} lists of boxes, one for each picture")
-        described = []
+        described: list[list[GroundedAnswer]] = []
         for rows in batches(list(zip(image, boxes, strict=True)), BATCH_SIZE):
             seen = self._see_all([row[0] for row in rows])
             requests = [self._descriptions(s, given) for s, (_, given) in zip(seen, rows, strict=True)]
@@ -402,7 +402,7 @@ class Groma:
     # --- from prompts to answers -------------------------------------------------------------------------------------
 
     def _answer(self, requests: Sequence[_Request], decoding: Decoding) -> list[GroundedAnswer]:
-        answers = []
+        answers: list[GroundedAnswer] = []
         for batch in batches(requests, BATCH_SIZE):
             steps, transcripts = self._start(batch, decoding)
             for step in steps:
@@ -458,18 +458,20 @@ class Groma:
     def _regions(self, visual: VisualTokens, seen: Seen, asked_cxcywh: Tensor) -> tuple[Region, ...]:
         """The kept regions in pixels, and by which numbers the question names them."""
         kept = visual.regions
-        named = match_regions(asked_cxcywh.to(self.device), kept).tolist()
-        boxes_xyxy_px = cxcywh_to_xyxy_px(kept.boxes_cxcywh.float(), *seen.size_px).tolist()
-        rows = zip(boxes_xyxy_px, kept.scores.tolist(), kept.from_user.tolist(), strict=True)
+        named: list[int] = match_regions(asked_cxcywh.to(self.device), kept).numpy(force=True).tolist()
+        boxes_xyxy_px = to_tuples(cxcywh_to_xyxy_px(kept.boxes_cxcywh.float(), *seen.size_px))
+        scores: list[float] = kept.scores.float().numpy(force=True).tolist()
+        from_user: list[bool] = kept.from_user.numpy(force=True).tolist()
+        rows = zip(boxes_xyxy_px, scores, from_user, strict=True)
         return tuple(
             Region(
                 id=number,
-                box_xyxy_px=(x1, y1, x2, y2),
+                box_xyxy_px=box_xyxy_px,
                 objectness=score,
-                source="user" if from_user else "proposal",
+                source="user" if is_user else "proposal",
                 numbers=tuple(k for k, region in enumerate(named, start=1) if region == number),
             )
-            for number, ((x1, y1, x2, y2), score, from_user) in enumerate(rows)
+            for number, (box_xyxy_px, score, is_user) in enumerate(rows)
         )
 
 

@@ -73,7 +73,8 @@ class AnswerState:
                 return replace(self, place=Place.TEXT, used=frozenset())
             case Place.GROUP_START | Place.GROUP if tokens.region_number(token_id) is not None:
                 return replace(self, place=Place.GROUP, used=self.used | {token_id})
-        return self
+            case _:
+                return self
 
     def allowed(self, remaining: int) -> Tensor:
         """(V + A,) bool: which tokens may come next when `remaining` tokens (this one included) may be said."""
@@ -123,6 +124,8 @@ def _allowed(
         case Place.GROUP_START | Place.GROUP:
             mask[list(tokens.region_ids[:num_regions])] = True
             mask[tokens.roi_close] = place is Place.GROUP
+        case Place.PHRASE_START:
+            pass  # text alone: a phrase is not empty
     return mask
 
 

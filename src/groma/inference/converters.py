@@ -13,17 +13,14 @@ phrase is called "object", as in the method's class-agnostic data.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
-from groma.boxes import picture_scale, xyxy_to_xywh
+from groma.boxes import picture_scale, to_tuples, xyxy_to_xywh
 from groma.errors import InputError, MissingExtraError
 from groma.inference.result import Box, GroundedAnswer
-
-if TYPE_CHECKING:
-    import supervision  # pyright: ignore[reportMissingImports]
 
 NO_PHRASE = "object"
 """What a region without a phrase is called."""
@@ -52,7 +49,7 @@ def detections(answer: GroundedAnswer) -> Iterator[Detection]:
             yield Detection(label, box_xyxy_px, score, region_id)
 
 
-def to_supervision(answer: GroundedAnswer) -> "supervision.Detections":
+def to_supervision(answer: GroundedAnswer) -> Any:
     """`supervision.Detections` with n rows, one a pair (phrase, region).
 
     `xyxy` (n, 4) float32 pixels, `confidence` (n,) float32, `class_id` (n,) int (one a phrase, from 0), and
@@ -62,14 +59,15 @@ def to_supervision(answer: GroundedAnswer) -> "supervision.Detections":
         MissingExtraError: supervision is not installed.
     """
     try:
-        import supervision  # pyright: ignore[reportMissingImports]
+        import supervision  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError:
         raise MissingExtraError(
             "to_supervision needs the package supervision: pip install 'groma[supervision]'"
         ) from None
     rows = list(detections(answer))
     class_ids = _class_ids(row.label for row in rows)
-    return supervision.Detections(
+    library: Any = supervision
+    return library.Detections(
         xyxy=np.array([row.box_xyxy_px for row in rows], np.float32).reshape(-1, 4),
         confidence=np.array([row.score for row in rows], np.float32),
         class_id=np.array([class_ids[row.label.casefold()] for row in rows], int),
@@ -100,10 +98,10 @@ def to_coco(answers: Sequence[GroundedAnswer], image_ids: Sequence[int]) -> dict
     rows = [(image_id, row) for answer, image_id in zip(answers, image_ids, strict=True) for row in detections(answer)]
     class_ids = _class_ids(row.label for _, row in rows)
     names = {class_ids[row.label.casefold()]: row.label for _, row in reversed(rows)}
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for number, (image_id, row) in enumerate(rows, start=1):
         box_xyxy_px = torch.tensor(row.box_xyxy_px, dtype=torch.float64)
-        left, top, width, height = xyxy_to_xywh(box_xyxy_px).tolist()
+        ((left, top, width, height),) = to_tuples(xyxy_to_xywh(box_xyxy_px))
         annotations.append(
             {
                 "id": number,
@@ -130,12 +128,11 @@ def to_kosmos2(answer: GroundedAnswer) -> tuple[str, list[tuple[str, tuple[int, 
 
     Boxes are (x1, y1, x2, y2) normalized by the picture's width and height.
     """
-    entities = []
+    entities: list[tuple[str, tuple[int, int], list[Box]]] = []
     for entity in answer.entities:
         boxes_xyxy_px = torch.tensor(entity.boxes_xyxy_px, dtype=torch.float64).reshape(-1, 4)
         boxes_xyxy = boxes_xyxy_px / picture_scale(*answer.image_size_px, boxes_xyxy_px)
-        boxes = [(x1, y1, x2, y2) for x1, y1, x2, y2 in boxes_xyxy.tolist()]
-        entities.append((entity.phrase, (entity.start, entity.end), boxes))
+        entities.append((entity.phrase, (entity.start, entity.end), to_tuples(boxes_xyxy)))
     return answer.text, entities
 
 

@@ -175,7 +175,7 @@ def _canvas(picture: Image.Image, width_px: int | None) -> Image.Image:
     if width_px is None:
         factor = max(1.0, MIN_LONG_SIDE_PX / max(picture.size))
         width_px = round(picture.width * factor) or 1
-    elif not isinstance(width_px, int) or width_px < 1:
+    elif not isinstance(width_px, int) or width_px < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(f"width_px is {width_px!r}, expected a whole number of pixels above 0")
     height_px = round(picture.height * width_px / picture.width) or 1
     if width_px * height_px > max(MAX_PIXELS, picture.width * picture.height):

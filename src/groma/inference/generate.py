@@ -144,4 +144,5 @@ def _region_probabilities(token: int | None, logits: Tensor, state: AnswerState)
     if number is None:
         return None
     existing = list(state.tokens.region_ids[: max(state.num_regions, number + 1)])
-    return dict(enumerate(logits[existing].softmax(-1).tolist()))
+    probabilities: list[float] = logits[existing].softmax(-1).float().numpy(force=True).tolist()
+    return dict(enumerate(probabilities))

@@ -218,7 +218,7 @@ class _Paragraphs:
     def pieces(self, start: int, end: int, color: Color = BLACK) -> list[_Piece]:
         """The characters start..end, cut where the fill changes."""
         edges = [start, *(k for k in range(start + 1, end) if self.fills[k] != self.fills[k - 1]), end]
-        pieces = []
+        pieces: list[_Piece] = []
         for first, last in pairwise(edges) if end > start else ():
             fill = self.fills[first]
             pad = 0 if fill is None else max(2, self.lettering.size_px // 5)

@@ -13,6 +13,7 @@ import math
 import re
 import warnings
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -102,7 +103,7 @@ def check_question(question: str) -> str:
     Raises:
         InputError: It is no text, empty, or holds characters that cannot be written in UTF-8.
     """
-    if not isinstance(question, str):
+    if not isinstance(question, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(f"the question must be text, not {type(question).__name__}")
     stripped = question.strip()
     if not stripped:
@@ -195,14 +196,17 @@ def _is_listlike(item: object) -> bool:
 
 
 def _four_numbers(row: object, number: int) -> tuple[float, float, float, float]:
-    if isinstance(row, np.ndarray | Tensor):
+    if isinstance(row, Tensor):
+        row = row.detach().cpu().to(torch.float64).numpy()
+    if isinstance(row, np.ndarray):
         row = row.tolist()
     if isinstance(row, str | bytes) or not isinstance(row, Sequence):
         raise InputError(f"box {number} is {row!r}, expected four numbers x1, y1, x2, y2 in pixels")
-    if len(row) != 4:
-        raise InputError(f"box {number} has {len(row)} numbers, expected four: x1, y1, x2, y2 in pixels")
+    values = cast(Sequence[Any], row)
+    if len(values) != 4:
+        raise InputError(f"box {number} has {len(values)} numbers, expected four: x1, y1, x2, y2 in pixels")
     try:
-        x1, y1, x2, y2 = (float(value) for value in row if not isinstance(value, str | bytes | bool))
+        x1, y1, x2, y2 = (float(value) for value in values if not isinstance(value, str | bytes | bool))
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"box {number} is {row!r}, expected four numbers x1, y1, x2, y2 in pixels") from None
     return x1, y1, x2, y2

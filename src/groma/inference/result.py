@@ -8,9 +8,9 @@
 Boxes are left, top, right, bottom in pixels of the picture as it is seen (EXIF orientation applied).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from groma.errors import InputError
 
@@ -181,29 +181,13 @@ class GroundedAnswer:
             InputError: Something is missing, unknown or contradictory.
         """
         try:
-            regions = tuple(
-                Region(
-                    **{
-                        **region,
-                        "box_xyxy_px": _box(region["box_xyxy_px"]),
-                        "numbers": tuple(region.get("numbers", ())),
-                    }
-                )
-                for region in values["regions"]
-            )
-            entities = tuple(
-                Entity(
-                    **{
-                        **entity,
-                        "region_ids": tuple(entity["region_ids"]),
-                        "region_scores": tuple(entity["region_scores"]),
-                        "boxes_xyxy_px": (),
-                    }
-                )
-                for entity in values["entities"]
-            )
             width, height = values["image_size_px"]
-            return cls(**{**values, "regions": regions, "entities": entities, "image_size_px": (width, height)})
+            parts: dict[str, Any] = {
+                "regions": tuple(map(_region, values["regions"])),
+                "entities": tuple(map(_entity, values["entities"])),
+                "image_size_px": (width, height),
+            }
+            return cls(**{**values, **parts})
         except InputError:
             raise
         except KeyError as error:
@@ -288,15 +272,22 @@ def _rich_style(color: tuple[int, int, int]) -> str:
     return f"{written} on {filled}"
 
 
-def _box(values: Any) -> Box:
-    x1, y1, x2, y2 = (float(value) for value in values)
-    return x1, y1, x2, y2
+def _region(values: Mapping[str, Any]) -> Region:
+    x1, y1, x2, y2 = (float(value) for value in values["box_xyxy_px"])
+    parts: dict[str, Any] = {"box_xyxy_px": (x1, y1, x2, y2), "numbers": tuple(values.get("numbers", ()))}
+    return Region(**{**values, **parts})
+
+
+def _entity(values: Mapping[str, Any]) -> Entity:
+    parts: dict[str, Any] = {name: tuple(values[name]) for name in ("region_ids", "region_scores")}
+    parts["boxes_xyxy_px"] = ()  # the answer fills them in
+    return Entity(**{**values, **parts})
 
 
 def _lists(value: Any) -> Any:
     """Tuples as lists, all the way down, as JSON has them."""
     if isinstance(value, Mapping):
-        return {key: _lists(item) for key, item in value.items()}
+        return {key: _lists(item) for key, item in cast(Mapping[str, Any], value).items()}
     if isinstance(value, tuple | list):
-        return [_lists(item) for item in value]
+        return [_lists(item) for item in cast(Sequence[Any], value)]
     return value

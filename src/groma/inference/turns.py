@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from groma.boxes import xyxy_px_to_cxcywh
+from groma.boxes import to_tuples, xyxy_px_to_cxcywh
 from groma.errors import InputError
 from groma.inference.request import BoxesXyxyPx, check_boxes_xyxy_px, check_question, question_segments
-from groma.inference.result import Entity, GroundedAnswer
+from groma.inference.result import Box, Entity, GroundedAnswer
 from groma.prompt.dialogue import Dialogue, Grounding, Phrase, Segment, Text, Turn
 
 
@@ -63,14 +63,13 @@ class _Boxes:
     """The boxes of a dialogue while it is written."""
 
     size_px: tuple[int, int]
-    cxcywh: list[tuple[float, float, float, float]] = field(default_factory=list)
-    of_user: list[int] = field(default_factory=list)
+    cxcywh: list[Box] = field(default_factory=list[Box])
+    of_user: list[int] = field(default_factory=list[int])
 
     def add(self, boxes_xyxy_px: Tensor, *, from_user: bool) -> tuple[int, ...]:
         """(n, 4) -> their indices."""
         first = len(self.cxcywh)
-        for cx, cy, w, h in xyxy_px_to_cxcywh(boxes_xyxy_px.reshape(-1, 4), *self.size_px).tolist():
-            self.cxcywh.append((cx, cy, w, h))
+        self.cxcywh += to_tuples(xyxy_px_to_cxcywh(boxes_xyxy_px.reshape(-1, 4), *self.size_px))
         added = tuple(range(first, len(self.cxcywh)))
         self.of_user += added if from_user else ()
         return added
@@ -99,7 +98,7 @@ def asking(
         InputError: the question or a box cannot be used, there are too many boxes, or the history is about another
             picture.
     """
-    if isinstance(history, GroundedAnswer) or not isinstance(history, Sequence):
+    if isinstance(history, GroundedAnswer) or not isinstance(history, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(f"history must be a list of earlier answers, oldest first, not {type(history).__name__}")
     boxes = _Boxes(size_px)
     turns = [_past_turn(answer, boxes) for answer in history]
@@ -167,7 +166,7 @@ def _joined(groups: Sequence[Entity], phrase: str) -> Entity:
 
 def _past_turn(answer: GroundedAnswer, boxes: _Boxes) -> Turn:
     """An earlier answer as context; its boxes are added to `boxes`."""
-    if not isinstance(answer, GroundedAnswer):
+    if not isinstance(answer, GroundedAnswer):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(f"history is a list of earlier answers, not of {type(answer).__name__}")
     if answer.image_size_px != boxes.size_px:
         (width, height), (old_width, old_height) = boxes.size_px, answer.image_size_px

@@ -147,7 +147,7 @@ class GromaModel(PreTrainedModel):
         numbers: Sequence[int] | None = None,
         user_boxes_cxcywh: Sequence[Tensor] | None = None,
         annotated_boxes_cxcywh: Sequence[Tensor] | None = None,
-        shuffle: torch.Generator | None = None,
+        shuffle: Sequence[torch.Generator] | None = None,
     ) -> list[VisualTokens]:
         """Localized visual tokenization: choose the regions of each request, one token each.
 
@@ -156,7 +156,7 @@ class GromaModel(PreTrainedModel):
             numbers: which picture each of K requests is about; None: one request a picture, in order.
             user_boxes_cxcywh: for each request (U_i, 4) boxes that the user points at.
             annotated_boxes_cxcywh: for each request (A_i, 4) annotated boxes, in training.
-            shuffle: draws the order of the regions (training); None keeps them best first.
+            shuffle: for each request what draws the order of its regions (training); None keeps them best first.
 
         Returns:
             K results.

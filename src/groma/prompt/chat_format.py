@@ -112,7 +112,7 @@ def from_chat_template(tokenizer: PromptTokenizer) -> ChatFormat:
     text = tokenizer.apply_chat_template(
         [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
     )
-    pieces = []
+    pieces: list[list[str | int]] = []
     for mark in (image, regions, *said):
         piece, found, text = text.partition(mark)
         if not found or mark in text:
@@ -139,7 +139,8 @@ def _split_end(after_answer: list[str | int]) -> tuple[tuple[Part, ...], tuple[P
             return (end,), tuple(rest)
         case [str(blank), int(end), *rest] if not blank.strip():
             return (end,), tuple(rest)
-    return (Special.EOS,), tuple(after_answer)
+        case _:
+            return (Special.EOS,), tuple(after_answer)
 
 
 CHAT_FORMATS: dict[str, Callable[[PromptTokenizer], ChatFormat]] = {

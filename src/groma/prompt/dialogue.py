@@ -149,3 +149,5 @@ class Dialogue:
                         yield box
                     case Phrase() | Grounding():
                         yield from segment.boxes
+                    case Text():
+                        pass

@@ -53,9 +53,9 @@ class _Token:
 class _Layout:
     """What a dialogue consists of, before any text is encoded."""
 
-    items: list[_Run | _Token] = field(default_factory=list)
-    refer_slots: list[int] = field(default_factory=list)
-    ground_slots: list[int] = field(default_factory=list)
+    items: list[_Run | _Token] = field(default_factory=list["_Run | _Token"])
+    refer_slots: list[int] = field(default_factory=list[int])
+    ground_slots: list[int] = field(default_factory=list[int])
 
     def write(self, part: Part, *, trained: bool) -> None:
         """Append text, one of Groma's tokens or a family token; text joins the open run before it."""
@@ -155,8 +155,8 @@ def render(dialogue: Dialogue, tokenizer: PromptTokenizer, chat_format: ChatForm
             case _Token(Special() as name, trained):
                 token_id = special.of(name)
                 add([] if token_id is None else [token_id], trained)  # a family without a begin token
-            case _Token(int(token_id), trained):
-                add([token_id], trained)
+            case _Token(token, trained):
+                add([int(token)], trained)
     return RenderedPrompt(
         token_ids=tuple(token_ids),
         labels=tuple(labels),

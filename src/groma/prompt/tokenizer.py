@@ -4,12 +4,15 @@ Published folders: `tokenizer.model`, `tokenizer_config.json` (says "legacy"), `
 folders: `groma_tokenizer.json` says which kind the other file is.
 """
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from groma.errors import CheckpointError
-from groma.prompt.tokenizer_base import DESCRIPTION_FILE, PromptTokenizer, read_object
+from groma.prompt.tokenizer_base import DESCRIPTION_FILE, PromptTokenizer
 from groma.prompt.tokenizer_fast import FastPromptTokenizer, train_byte_bpe
 from groma.prompt.tokenizer_llama import MODEL_FILE, LlamaSentencePieceTokenizer
+from groma.storage import read_json_object
 
 __all__ = [
     "FastPromptTokenizer",
@@ -19,7 +22,7 @@ __all__ = [
     "train_byte_bpe",
 ]
 
-KINDS = {
+KINDS: dict[str, Callable[[Path, Mapping[str, Any]], PromptTokenizer]] = {
     LlamaSentencePieceTokenizer.KIND: LlamaSentencePieceTokenizer.from_saved,
     FastPromptTokenizer.KIND: FastPromptTokenizer.from_saved,
 }
@@ -34,7 +37,7 @@ def load_tokenizer(folder: str | Path) -> PromptTokenizer:
     folder = Path(folder)
     description_file = folder / DESCRIPTION_FILE
     if description_file.is_file():
-        description = read_object(description_file)
+        description = read_json_object(description_file, error=CheckpointError)
         kind = description.get("kind")
         if kind not in KINDS:
             raise CheckpointError(f"{description_file} names the kind {kind!r}; known are {', '.join(KINDS)}")

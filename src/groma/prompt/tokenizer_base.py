@@ -12,7 +12,6 @@ from typing import ClassVar
 
 from groma.errors import CheckpointError, InputError
 from groma.prompt.tokens import SpecialTokenIds
-from groma.storage import read_json
 
 DESCRIPTION_FILE = "groma_tokenizer.json"
 """Says, in a folder of our own, which kind of tokenizer it holds and how it is set up."""
@@ -87,18 +86,6 @@ def write_description(folder: Path, description: Mapping[str, object]) -> None:
     """Write a tokenizer's description beside its other files."""
     text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
     (folder / DESCRIPTION_FILE).write_text(text, encoding="utf-8")
-
-
-def read_object(path: Path) -> dict:
-    """Read a JSON object.
-
-    Raises:
-        CheckpointError: The file is missing, not readable as JSON, or not an object.
-    """
-    found = read_json(path, error=CheckpointError)
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds a {type(found).__name__}; expected a JSON object")
-    return found
 
 
 def check_fields(found: Mapping[str, object], expected: Mapping[str, tuple[type, ...]], path: Path) -> None:

@@ -6,15 +6,16 @@ which spells a special token stays text and every piece comes back exactly. Grom
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from groma.errors import CheckpointError, InputError
-from groma.prompt.tokenizer_base import PromptTokenizer, check_fields, read_object, write_description
+from groma.prompt.tokenizer_base import PromptTokenizer, check_fields, write_description
 from groma.prompt.tokens import PUBLISHED_REGIONS, SpecialTokenIds
+from groma.storage import read_json_object
 
 BACKEND_FILE = "tokenizer.json"
 _BLANK_MARK = "\u2581"
@@ -100,8 +101,8 @@ class FastPromptTokenizer(PromptTokenizer):
         """
         if tokenizer.eos_token is None:
             raise InputError("the tokenizer names no eos_token, so an answer could never end; set one")
-        template = tokenizer.chat_template
-        if isinstance(template, dict):  # several templates by name
+        template: str | Mapping[str, str] | None = tokenizer.chat_template
+        if isinstance(template, Mapping):  # several templates by name
             template = template.get("default")
         return cls(
             tokenizer.backend_tokenizer,
@@ -114,7 +115,7 @@ class FastPromptTokenizer(PromptTokenizer):
         )
 
     @classmethod
-    def from_saved(cls, folder: Path, description: dict) -> Self:
+    def from_saved(cls, folder: Path, description: Mapping[str, Any]) -> Self:
         """Read what `save` wrote."""
         text = (str, type(None))
         fields = {"kind": (str,), "bos": text, "eos": (str,), "unk": text, "base_vocab_size": (int,)}
@@ -132,7 +133,7 @@ class FastPromptTokenizer(PromptTokenizer):
             CheckpointError: A file is missing or broken, or no token ends an answer.
         """
         path = folder / "tokenizer_config.json"
-        config = read_object(path)
+        config = read_json_object(path, error=CheckpointError)
         names = {role: _content(config.get(f"{role}_token")) for role in ("bos", "eos", "unk")}
         eos = names.pop("eos")
         if eos is None:
@@ -142,7 +143,8 @@ class FastPromptTokenizer(PromptTokenizer):
         if template_file.is_file():
             template = template_file.read_text(encoding="utf-8")
         elif isinstance(template, list):  # older files: several templates by name
-            template = next((entry["template"] for entry in template if entry["name"] == "default"), None)
+            entries = cast(list[dict[str, str]], template)
+            template = next((entry["template"] for entry in entries if entry["name"] == "default"), None)
         return cls(
             _read_backend(folder),
             eos=eos,
@@ -202,7 +204,9 @@ class FastPromptTokenizer(PromptTokenizer):
         family.chat_template = self.chat_template
         try:
             # Templates that print today's date take this one, so that a prompt is the same every day.
-            text = family.apply_chat_template(messages, tokenize=False, date_string="26 Jul 2024")
+            text: Any = family.apply_chat_template(  # pyright: ignore[reportUnknownMemberType]
+                messages, tokenize=False, date_string="26 Jul 2024"
+            )
         except TemplateError as error:
             raise InputError(f"the chat template cannot render a conversation: {error}") from error
         return str(text)
@@ -276,15 +280,15 @@ def train_byte_bpe(
     return FastPromptTokenizer(backend, bos="<s>", eos="</s>", unk="<unk>", num_regions=num_regions)
 
 
-def _without_added_tokens(definition: dict) -> Tokenizer:
+def _without_added_tokens(definition: Mapping[str, Any]) -> Tokenizer:
     """Copy a tokenizer without added tokens, and without anything that puts a blank in front of text."""
-    plain = definition | {"added_tokens": [], "post_processor": None}
+    plain: dict[str, Any] = {**definition, "added_tokens": [], "post_processor": None}
     for stage in ("normalizer", "pre_tokenizer"):
         plain[stage] = _without_prefix(definition.get(stage))
     return Tokenizer.from_str(json.dumps(plain))
 
 
-def _without_prefix(stage: dict | None) -> dict | None:
+def _without_prefix(stage: Any) -> Any:
     match stage:
         case {"type": "Prepend"}:
             return None
@@ -292,14 +296,14 @@ def _without_prefix(stage: dict | None) -> dict | None:
             return stage | {"add_prefix_space": False}
         case {"type": "Metaspace"}:
             return stage | {"prepend_scheme": "never"}
-        case {"type": "Sequence", "normalizers": list(inner)}:
-            return stage | {"normalizers": [kept for one in inner if (kept := _without_prefix(one))]}
-        case {"type": "Sequence", "pretokenizers": list(inner)}:
-            return stage | {"pretokenizers": [kept for one in inner if (kept := _without_prefix(one))]}
-    return stage
+        case {"type": "Sequence"}:
+            name = "normalizers" if "normalizers" in stage else "pretokenizers"
+            return stage | {name: [kept for one in stage[name] if (kept := _without_prefix(one))]}
+        case _:
+            return stage
 
 
-def _mentions(stage: dict | None, kind: str) -> bool:
+def _mentions(stage: Mapping[str, Any] | None, kind: str) -> bool:
     """Whether a stage of a tokenizer's definition is of a kind, or a sequence that has one."""
     if stage is None:
         return False
@@ -313,8 +317,8 @@ def _byte_of_char() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
 
 
-def _content(token: str | dict | None) -> str | None:
-    return token["content"] if isinstance(token, dict) else token
+def _content(token: str | Mapping[str, str] | None) -> str | None:
+    return token["content"] if isinstance(token, Mapping) else token
 
 
 def _read_backend(folder: Path) -> Tokenizer:

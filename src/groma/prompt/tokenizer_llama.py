@@ -11,15 +11,16 @@ interface (golden README, "Prompt"; method.md, section 3, "Trap"):
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from sentencepiece import SentencePieceProcessor
 
 from groma.errors import CheckpointError
-from groma.prompt.tokenizer_base import PromptTokenizer, check_fields, read_object, write_description
+from groma.prompt.tokenizer_base import PromptTokenizer, check_fields, write_description
 from groma.prompt.tokens import NEW_TOKENS, PUBLISHED_REGIONS, SpecialTokenIds, new_token_names
+from groma.storage import read_json_object
 
 MODEL_FILE = "tokenizer.model"
 _BLANK_MARK = "\u2581"  # what SentencePiece writes for a blank
@@ -90,7 +91,7 @@ class LlamaSentencePieceTokenizer(PromptTokenizer):
         write_description(folder, description)
 
     @classmethod
-    def from_saved(cls, folder: Path, description: dict) -> Self:
+    def from_saved(cls, folder: Path, description: Mapping[str, Any]) -> Self:
         """Read what `save` wrote."""
         check_fields(description, {"kind": (str,), "legacy": (bool,), "num_regions": (int,)}, folder)
         legacy, num_regions = description["legacy"], description["num_regions"]
@@ -106,9 +107,9 @@ class LlamaSentencePieceTokenizer(PromptTokenizer):
             CheckpointError: A file is missing or broken, or an added token has another id than it must have.
         """
         # Without the entry, transformers 4.32 fell back to the legacy mode.
-        legacy = read_object(folder / "tokenizer_config.json").get("legacy", True)
+        legacy = read_json_object(folder / "tokenizer_config.json", error=CheckpointError).get("legacy", True)
         path = folder / "added_tokens.json"
-        added = read_object(path)
+        added = read_json_object(path, error=CheckpointError)
         num_regions = sum(re.fullmatch(r"<r\d+>", name) is not None for name in added)
         if num_regions == 0:
             raise CheckpointError(f"{path} lists no region token <r0>; this is not a Groma checkpoint")
@@ -136,7 +137,7 @@ def _read_model(folder: Path) -> bytes:
         raise CheckpointError(f"cannot read {path}: {error}") from error
 
 
-def _check_added_tokens(added: dict, tokenizer: LlamaSentencePieceTokenizer, path: Path) -> None:
+def _check_added_tokens(added: Mapping[str, Any], tokenizer: LlamaSentencePieceTokenizer, path: Path) -> None:
     names = new_token_names(tokenizer.special.num_regions)
     expected = {name: tokenizer.vocab_size + offset for offset, name in enumerate(names)}
     faults = [

@@ -72,11 +72,12 @@ class Imagination(Objective):
 
     def forward(self, batch: DialogueBatch, *, total_weight: float) -> Losses:
         """See the module."""
-        # a generator of the batch's own, so that a resumed run imagines as the uninterrupted one
-        generator = torch.Generator().manual_seed(batch.indices[0])
+        # a generator of the picture's own: neither resuming nor how a step is cut up changes what is imagined
         visual = [
-            self.imagine(picture.boxes_cxcywh, names, colours, generator)
-            for picture, names, colours in zip(batch.pictures, batch.names, batch.colours, strict=True)
+            self.imagine(picture.boxes_cxcywh, names, colours, torch.Generator().manual_seed(seed))
+            for picture, names, colours, seed in zip(
+                batch.pictures, batch.names, batch.colours, batch.seeds, strict=True
+            )
         ]
         # object t was drawn as candidate t
         matched = [v.regions.candidate.argsort()[: len(names)] for v, names in zip(visual, batch.names, strict=True)]

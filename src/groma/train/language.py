@@ -102,8 +102,8 @@ class AnswerTraining(Objective):
         """Localized visual tokens of every picture; all boxes that its questions point at, and all annotated ones,
         are candidates, and regions come in a random order (golden README, "Region selection").
         """
-        # a generator of the batch's own, so that a resumed run shuffles as the uninterrupted one
-        shuffle = torch.Generator().manual_seed(self._seed + batch.indices[0])
+        # a generator of the picture's own: neither resuming nor how a step is cut up changes the order
+        shuffle = [torch.Generator().manual_seed((self._seed + seed) % 2**63) for seed in batch.seeds]
         return self.model.tokenize(
             self.read(batch),
             user_boxes_cxcywh=[p.user_boxes_cxcywh for p in batch.pictures],

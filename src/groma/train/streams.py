@@ -163,7 +163,7 @@ class DialogueStream(BatchStream):
         return DialogueBatch(
             pictures=tuple(self._ask(scene, index) for scene, index in zip(scenes, indices, strict=True)),
             images=torch.from_numpy(np.stack([scene.image for scene in scenes])) if self.with_images else None,
-            indices=indices,
+            seeds=indices,
             names=names,
             colours=colours,
             source="scenes",

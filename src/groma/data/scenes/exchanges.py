@@ -23,7 +23,8 @@ from groma.data.scenes.referring import (
     top_to_bottom,
 )
 from groma.data.scenes.scene import Scene, SceneObject
-from groma.data.scenes.wording import COLOURS, fill, join, pick, plural, thing_of, with_article
+from groma.data.scenes.wording import COLOURS, thing_of
+from groma.data.wording import fill, join, pick, plural, with_article
 from groma.prompt.dialogue import Phrase, Referred, Segment, Text
 
 _T = TypeVar("_T")

@@ -11,6 +11,7 @@ import numpy as np
 from groma.data.scenes import wording
 from groma.data.scenes.exchanges import EXCHANGES, Exchange, make_exchange
 from groma.data.scenes.scene import Scene
+from groma.data.wording import fill, pick
 from groma.errors import InputError
 from groma.prompt.dialogue import Dialogue, Grounding, Phrase, Referred, Segment, Text, Turn
 
@@ -169,7 +170,7 @@ def _follow_up(scene: Scene, exchanges: list[Exchange], rng: np.random.Generator
         return None
     return Exchange(
         kind="colour",
-        question=wording.fill(wording.pick(wording.COLOUR_OF_IT, rng), {}),
+        question=fill(pick(wording.COLOUR_OF_IT, rng), {}),
         answer=(Text(f"It is {colour}."),),
         colour=colour,
         about=last.about,

@@ -5,13 +5,13 @@ of the time; the others are what people type.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
 from groma.data.scenes.atlas import atlas
 from groma.data.scenes.colours import COLOURS as _COLOUR_RGB
-from groma.prompt.dialogue import Segment, Text
+from groma.data.wording import pick, plural, with_article
 
 NAMES: tuple[str, ...] = atlas().names
 """Object names seen in training."""
@@ -103,34 +103,6 @@ COLOUR_OF = (
 COLOUR_OF_BOX = ("What colour is {box}?", "What color is {box}?", "What color is this? {box}")
 COLOUR_OF_IT = ("What colour is it?", "What color is it?", "And which color does it have?")
 
-_IRREGULAR = {
-    "leaf": "leaves",
-    "fish": "fish",
-    "jellyfish": "jellyfish",
-    "snowman": "snowmen",
-    "cactus": "cacti",
-}
-
-
-def plural(thing: str) -> str:
-    """The plural of a name, with or without words in front: "red leaf" -> "red leaves"."""
-    *before, last = thing.split(" ")
-    if last in _IRREGULAR:
-        last = _IRREGULAR[last]
-    elif re.search(r"(s|x|z|ch|sh)$", last):
-        last += "es"
-    elif re.search(r"[^aeiou]y$", last):
-        last = last[:-1] + "ies"
-    else:
-        last += "s"
-    return " ".join((*before, last))
-
-
-def with_article(thing: str) -> str:
-    """The thing with "a" or "an" in front, by sound: "an hourglass"."""
-    sounds_like_vowel = thing[0] in "aeiou" or thing.startswith("hour")
-    return f"an {thing}" if sounds_like_vowel else f"a {thing}"
-
 
 def thing_of(name: str, colour: str | None) -> str:
     """Name with its colour, if it has one: "red dog" or "dog"."""
@@ -140,32 +112,6 @@ def thing_of(name: str, colour: str | None) -> str:
 def counted(count: int, thing: str) -> str:
     """Number word and thing: "one dog", "two dogs", "no dogs"."""
     return f"{NUMBERS[count]} {thing if count == 1 else plural(thing)}"
-
-
-def pick(wordings: Sequence[str], rng: np.random.Generator) -> str:
-    """One of the wordings: the first half of the time."""
-    if len(wordings) == 1 or rng.random() < 0.5:
-        return wordings[0]
-    return wordings[int(rng.integers(1, len(wordings)))]
-
-
-def fill(wording: str, slots: Mapping[str, Segment | str]) -> tuple[Segment, ...]:
-    """Puts segments or plain words into a wording's {slots}."""
-    pieces = re.split(r"\{(\w+)\}", wording)  # text, slot, text, slot, ..., text
-    return join(slots[piece] if position % 2 else piece for position, piece in enumerate(pieces))
-
-
-def join(pieces: Iterable[Segment | str]) -> tuple[Segment, ...]:
-    """Segments and plain words, in order; neighbouring words become one Text."""
-    segments: list[Segment] = []
-    for piece in pieces:
-        if not isinstance(piece, str):
-            segments.append(piece)
-        elif segments and isinstance(segments[-1], Text):
-            segments[-1] = Text(segments[-1].text + piece)
-        elif piece:
-            segments.append(Text(piece))
-    return tuple(segments)
 
 
 def vocabulary_texts(repeats: int = 3, seed: int = 0) -> Iterator[str]:

@@ -11,7 +11,7 @@ An unknown key, a key written twice or a value of another type is an error that 
 import math
 import types
 from collections.abc import Hashable, Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -75,17 +75,10 @@ def _read(path: Path) -> Any:
 def _apply(config: Any, values: Any, *, file: str, key: str) -> Any:
     """`config` with the fields that `values` names; `key` is the path that led here."""
     where = f"{file}: {key}" if key else file
-    if not isinstance(values, Mapping):
-        raise InputError(f"{where}: expected a mapping of fields, got {values!r}.")
-    known = [field.name for field in fields(config)]
     kinds = get_type_hints(type(config))
     changed: dict[str, Any] = {}
-    for name, value in values.items():
-        if name not in known:
-            close = get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}."
-            raise InputError(f"{where}: unknown key {name!r}; {hint}")
-        inner = f"{key}.{name}" if key else str(name)
+    for name, value in _known_fields(values, type(config), where=where).items():
+        inner = f"{key}.{name}" if key else name
         old = getattr(config, name)
         if is_dataclass(old):
             changed[name] = _apply(old, value, file=file, key=inner)
@@ -97,8 +90,39 @@ def _apply(config: Any, values: Any, *, file: str, key: str) -> Any:
         raise InputError(f"{where}: {error}") from None
 
 
+def _build(kind: Any, values: Any, *, where: str) -> Any:
+    """A dataclass that has no default to start from, such as one of a list."""
+    kinds = get_type_hints(kind)
+    given = {
+        name: _convert(value, kinds[name], where=f"{where}.{name}")
+        for name, value in _known_fields(values, kind, where=where).items()
+    }
+    needed = [field.name for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING]
+    if missing := [name for name in needed if name not in given]:
+        raise InputError(f"{where}: {', '.join(missing)} missing.")
+    try:
+        return kind(**given)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def _known_fields(values: Any, kind: Any, *, where: str) -> dict[str, Any]:
+    """The mapping as it is, once every key is a field of the dataclass."""
+    if not isinstance(values, Mapping):
+        raise InputError(f"{where}: expected a mapping of fields, got {values!r}.")
+    known = [field.name for field in fields(kind)]
+    for name in values:
+        if name not in known:
+            close = get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}."
+            raise InputError(f"{where}: unknown key {name!r}; {hint}")
+    return dict(values)
+
+
 def _convert(value: Any, kind: Any, *, where: str) -> Any:
     """A YAML value as the type that a field has."""
+    if is_dataclass(kind):
+        return _build(kind, value, where=where)
     origin, choices = get_origin(kind), get_args(kind)
     if origin is Literal:
         if value in choices and type(value) in {type(choice) for choice in choices}:

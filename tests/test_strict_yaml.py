@@ -6,8 +6,8 @@ from typing import Literal
 
 import pytest
 
-from groma.cli.overrides import read_overrides, to_yaml
 from groma.errors import InputError
+from groma.strict_yaml import read_overrides, to_yaml
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,3 +126,40 @@ def test_files_that_cannot_be_read(tmp_path):
 def test_what_is_printed_reads_back(read):
     config = Outer(inner=Inner(rate=2e-5, limit=None, kind="fast"), words=(), folder=Path("a b"), name="yes")
     assert read(to_yaml(config)) == config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    name: str
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise InputError(f"Item.weight must be at least 0, got {self.weight}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shelf:
+    items: tuple[Item, ...] = ()
+
+
+def test_a_list_of_dataclasses_is_built_anew(tmp_path):
+    file = tmp_path / "shelf.yaml"
+    file.write_text("items: [{name: a}, {name: b, weight: 2e-1}]")
+    assert read_overrides(file, Shelf()) == Shelf(items=(Item(name="a"), Item(name="b", weight=0.2)))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("items: [{weight: 1}]", r"items\[0\]: name missing"),
+        ("items: [{name: a}, {nam: b}]", r"items\[1\]: unknown key 'nam'; did you mean 'name'"),
+        ("items: [{name: a, weight: -1}]", r"items\[0\]: Item.weight must be at least 0"),
+        ("items: [a]", r"items\[0\]: expected a mapping of fields, got 'a'"),
+    ],
+)
+def test_a_list_of_dataclasses_is_read_strictly(tmp_path, content, told):
+    file = tmp_path / "shelf.yaml"
+    file.write_text(content)
+    with pytest.raises(InputError, match=told):
+        read_overrides(file, Shelf())
