@@ -46,17 +46,17 @@ def to_tuples(boxes: Tensor) -> list[tuple[float, float, float, float]]:
     return [(a, b, c, d) for a, b, c, d in loose.tolist()]
 
 
-def picture_scale(width_px: int, height_px: int, like: Tensor) -> Tensor:
+def picture_scale(width_px: float, height_px: float, like: Tensor) -> Tensor:
     """(4,) factors that take normalized coordinates to pixels: width, height, width, height."""
     return like.new_tensor([width_px, height_px, width_px, height_px])
 
 
-def xyxy_px_to_cxcywh(boxes_xyxy_px: Tensor, width_px: int, height_px: int) -> Tensor:
+def xyxy_px_to_cxcywh(boxes_xyxy_px: Tensor, width_px: float, height_px: float) -> Tensor:
     """(..., 4) pixel corners of a picture -> (..., 4) normalized centre and size."""
     return xyxy_to_cxcywh(boxes_xyxy_px / picture_scale(width_px, height_px, boxes_xyxy_px))
 
 
-def cxcywh_to_xyxy_px(boxes_cxcywh: Tensor, width_px: int, height_px: int) -> Tensor:
+def cxcywh_to_xyxy_px(boxes_cxcywh: Tensor, width_px: float, height_px: float) -> Tensor:
     """(..., 4) normalized centre and size -> (..., 4) pixel corners, clipped to the picture."""
     boxes_xyxy = cxcywh_to_xyxy(boxes_cxcywh).clamp(0.0, 1.0)
     return boxes_xyxy * picture_scale(width_px, height_px, boxes_cxcywh)

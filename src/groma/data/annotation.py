@@ -92,10 +92,10 @@ class Annotation:
         Raises:
             KeyError, TypeError, ValueError: it is something else.
         """
-        width, height = values.get("frame") or (None, None)
+        frame: Any = values.get("frame")
         return cls(
             picture=values["picture"],
-            frame=None if width is None else (width, height),
+            frame=None if frame is None else (float(frame[0]), float(frame[1])),
             boxes_xyxy_frame=tuple((x1, y1, x2, y2) for x1, y1, x2, y2 in values.get("boxes_xyxy_frame", ())),
             labels=tuple(values.get("labels", ())),
             absent=tuple(values.get("absent", ())),

@@ -234,7 +234,8 @@ def _fetch(url: str, target: Path) -> None:
     except ImportError:
         raise MissingExtraError("Data behind a URL needs the package fsspec: pip install 'groma[train]'") from None
     try:
-        with atomic_file(target) as temporary, fsspec.open(url, "rb") as source, temporary.open("wb") as copy:
+        opened: Any = fsspec.open(url, "rb")
+        with atomic_file(target) as temporary, opened as source, temporary.open("wb") as copy:
             shutil.copyfileobj(source, copy, 1 << 20)
     except (OSError, ValueError, ImportError) as error:  # fsspec: no such protocol, or its package is missing
         raise InputError(f"{url} cannot be fetched: {error}.") from error
