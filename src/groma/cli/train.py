@@ -4,7 +4,7 @@ recipe function -> StageConfig <- --config file.yaml <- --training.loop.steps 10
 """
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from groma.train.loop import TrainResult
     from groma.train.stage import StageConfig
 
-CONFIG_FLAG = "--config"
+CONFIG_FLAG, DATA_FLAG = "--config", "--data"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,14 +29,19 @@ class RunOptions:
 
     out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder for checkpoints and metrics. None: runs/ and the recipe's name."""
+    data: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Annotated pictures to train on: your own .jsonl, or a mixture's .yaml; the same as --mixture.file."""
     init: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="from", metavar="CHECKPOINT")] = ()
-    """Checkpoint folder of an earlier stage, whose parts this run starts from. Of several, later ones win."""
+    """Checkpoint folder of an earlier stage, or any model such as groma-tiny, whose parts this run starts from. Of
+    several, later ones win."""
     resume: Switch = False
     """Go on from the newest checkpoint in the folder; without it the folder must not hold a run."""
     may_change_steps: Switch = False
     """Let the resumed run have another number of steps than before."""
     config_file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE.yaml")] = None
     """YAML with fields that differ from the recipe's; flags go before it."""
+    track: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME")] = ()
+    """Draw curves elsewhere, too: tensorboard or wandb."""
     print_config: Switch = False
     """Print the resulting configuration as YAML (with --json as JSON) and do not train."""
     json: Switch = False
@@ -69,7 +74,7 @@ def run_training(name: str, arguments: list[str]) -> int:
     Raises:
         GromaError: Recipe, configuration, checkpoint or folder cannot be used, or the loss is not finite.
     """
-    recipe = find_recipe(name)
+    recipe = find_recipe(name, from_files=_value_of(DATA_FLAG, arguments) is not None)
     options, config = _parse(recipe, arguments)
     if options.print_config:
         if options.json:
@@ -90,21 +95,28 @@ def run_training(name: str, arguments: list[str]) -> int:
         init=options.init,
         resume="auto" if options.resume else "never",
         may_change_steps=options.may_change_steps,
+        trackers=options.track,
+        tell=note,
     )
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks
         _present(result, as_json=options.json)
     return 0 if result.finished else 130
 
 
-def find_recipe(name: str) -> str:
-    """The name of a recipe; a stage's name stands for the small model's recipe of that stage.
+def find_recipe(name: str, *, from_files: bool = False) -> str:
+    """The name of a recipe; a stage's name stands for the small model's recipe of that stage, or for the one that
+    finetunes on annotated pictures.
+
+    Args:
+        name: A recipe or a stage.
+        from_files: There are annotated pictures to train on.
 
     Raises:
         InputError: There is none; names the nearest, or all.
     """
     from groma.train.recipes import RECIPES
 
-    for candidate in (name, f"tiny-{name}"):
+    for candidate in (name, f"{'finetune' if from_files else 'tiny'}-{name}"):
         if candidate in RECIPES:
             return candidate
     close = get_close_matches(name, RECIPES, n=1)
@@ -118,9 +130,9 @@ def _parse(recipe: str, arguments: list[str]) -> "tuple[RunOptions, StageConfig]
     from groma.train.stage import StageConfig
 
     config = RECIPES[recipe]()
-    file = _config_file(arguments)
+    file = _value_of(CONFIG_FLAG, arguments)
     if file is not None:
-        config = read_overrides(file, config)
+        config = read_overrides(Path(file), config)
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Run(RunOptions):
@@ -133,16 +145,25 @@ def _parse(recipe: str, arguments: list[str]) -> "tuple[RunOptions, StageConfig]
         default=Run(stage_config=config),
         args=arguments,
     )
-    return run, run.stage_config
+    return run, _with_data(run.stage_config, run.data)
 
 
-def _config_file(arguments: list[str]) -> Path | None:
-    """The file behind `--config`, which must be known before the flags' defaults are."""
+def _with_data(config: "StageConfig", data: Path | None) -> "StageConfig":
+    """The configuration with the pictures to train on, which a recipe for them cannot do without."""
+    if data is not None:
+        return replace(config, mixture=replace(config.mixture, file=str(data)))
+    if not config.model and not config.mixture.file:
+        raise InputError("this recipe trains on annotated pictures: give your .jsonl or a mixture's .yaml with --data")
+    return config
+
+
+def _value_of(flag: str, arguments: list[str]) -> str | None:
+    """What stands behind a flag that must be known before the others' defaults are; None: it is not given."""
     for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
-        if argument.startswith(f"{CONFIG_FLAG}="):
-            return Path(argument.removeprefix(f"{CONFIG_FLAG}="))
-        if argument == CONFIG_FLAG and following is not None:
-            return Path(following)
+        if argument.startswith(f"{flag}="):
+            return argument.removeprefix(f"{flag}=")
+        if argument == flag and following is not None:
+            return following
     return None
 
 

@@ -44,8 +44,13 @@ class Detection(Objective):
         """All heads' losses; the terms are unweighted and carry the published names."""
         output = self.proposer(self.encoder(self.preprocessing.normalize(batch.images)))
         terms = detection_losses(output, batch.boxes_cxcywh, batch.source, config=self.config, total_boxes=total_weight)
+        if batch.blank:  # a picture that stands for nothing: even "there is no object" must not be learned from it
+            terms = {name: value * 0.0 for name, value in terms.items()}
         total = weighted_total(terms, self.config)
-        return Losses(total, {name: value.detach() for name, value in terms.items()})
+        told = {name: value.detach() for name, value in terms.items()}
+        if batch.set_name:
+            told[f"total/{batch.set_name}"] = total.detach()
+        return Losses(total, told)
 
     def parts(self) -> dict[str, nn.Module]:
         """See Objective."""

@@ -78,6 +78,8 @@ class AnswerTraining(Objective):
         prompts = pack_prompts(batch.pictures, visual, matched, tokens=self.tokens, num_image_tokens=image_tokens)
         loss = self.model(prompts, visual, total_tokens=total_weight)
         terms = answer_terms(loss, self.tokens, total_weight)
+        if batch.set_name:
+            terms[f"answer/{batch.set_name}"] = terms["answer"]
         if self.tables is None:
             return Losses(loss.total, terms)
         share = self.weight(batch) / total_weight

@@ -9,7 +9,7 @@ A run that is stopped and resumed computes exactly what it would have computed i
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -70,6 +70,12 @@ class Hooks:
     it draws from random generators does not change the training."""
     samples_per_batch: Callable[[Any], int] = len
     """Batch -> the number of samples in it, for the samples/s."""
+    counts: Callable[[Any], Mapping[str, int]] | None = None
+    """Batch -> what else is to be counted in it, by name; the log has the sums over processes and steps."""
+    on_log: Callable[[Mapping[str, Any]], None] | None = None
+    """Gets every "train" record, the same on every rank; may raise to end the run."""
+    sinks: Sequence[Callable[[Mapping[str, Any]], None]] = ()
+    """Get every record, of training and evaluation, on rank 0: other places that curves are drawn in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,6 +260,9 @@ class Trainer:
         samples = sum(self.hooks.samples_per_batch(batch) for batch in batches)
         seconds = time.monotonic() - began
         self.meter.add(report.terms, grad_norm=report.grad_norm, samples=samples, seconds=seconds)
+        if self.hooks.counts:
+            for batch in batches:
+                self.meter.count(self.hooks.counts(batch))
 
     def _factor(self, step: int) -> float:
         return learning_rate_factor(self.config.schedule, step, self.config.loop.steps)
@@ -265,6 +274,8 @@ class Trainer:
         lr = self.config.optimizer.lr * self._factor(self.step_count - 1)
         record = {"step": self.step_count, "kind": "train", "wall_s": round(self.wall_s, 3)}
         self._write(record | {"lr": lr} | summary, progress)
+        if self.hooks.on_log:
+            self.hooks.on_log(record | {"lr": lr} | summary)
 
     def evaluate(self, progress: Progress | None) -> None:
         """Write a line with the figures of the caller's evaluation."""
@@ -280,6 +291,8 @@ class Trainer:
     def _write(self, record: dict[str, Any], progress: Progress | None) -> None:
         if self.world.is_main:
             self.log_file.append(record)
+            for sink in self.hooks.sinks:
+                sink(record)
         if progress:
             progress.record(record)
 

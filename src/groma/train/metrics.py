@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ class Meter:
     """Samples seen by this process."""
     seconds: float = 0.0
     """Time spent in steps, without evaluation and saving, in seconds."""
+    counted: dict[str, int] = field(default_factory=dict)
+    """What the caller counts in batches: name -> sum over this process's."""
 
     def add(self, terms: dict[str, float], *, grad_norm: float, samples: int, seconds: float) -> None:
         """Take in one optimizer step; `terms` are sums over its micro-batches."""
@@ -37,24 +40,33 @@ class Meter:
         self.samples += samples
         self.seconds += seconds
 
+    def count(self, counts: Mapping[str, int]) -> None:
+        """Take in what was counted in a batch."""
+        for name, value in counts.items():
+            self.counted[name] = self.counted.get(name, 0) + value
+
     def state_dict(self) -> dict[str, Any]:
         """The sums as plain values."""
         return {name: getattr(self, name) for name in self.__slots__}
 
     def summary(self, world: World) -> dict[str, Any]:
-        """The averages over all processes: "loss", "terms", "grad_norm", "samples_per_s"."""
+        """The averages over all processes: "loss", "terms", "grad_norm", "samples_per_s"; and "counts", if any."""
         states = world.gather(self.state_dict())
         terms = {}
         for name in sorted({name for state in states for name in state["sums"]}):
             total = sum(state["sums"].get(name, 0.0) for state in states)
             terms[name] = total / max(state["counts"].get(name, 0) for state in states)
         samples = sum(state["samples"] for state in states)
+        counts = {
+            name: sum(state["counted"].get(name, 0) for state in states)
+            for name in sorted({name for state in states for name in state["counted"]})
+        }
         return {
             "loss": terms.pop("loss", math.nan),
             "terms": terms,
             "grad_norm": self.grad_norm / max(1, self.steps),
             "samples_per_s": samples / self.seconds if self.seconds > 0 else 0.0,
-        }
+        } | ({"counts": counts} if counts else {})
 
 
 class MetricsLog:

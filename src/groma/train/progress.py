@@ -84,7 +84,7 @@ class Progress:
 
     def record(self, record: dict[str, Any]) -> None:
         """Show a newly logged record."""
-        if not self._live:
+        if not self._live and record.get("values") != {}:
             self._console.print(self._plain(record), highlight=False, soft_wrap=True)
 
     def note(self, message: str) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from groma.train.config import LoopConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
 from groma.train.settings import DetectionLossConfig, LanguageConfig, PretrainingConfig
-from groma.train.stage import QUESTIONS, SceneData, StageConfig
+from groma.train.stage import QUESTIONS, MixtureData, SceneData, Stage, StageConfig
 
 TOKENIZER = "groma-tiny"
 """The small model's tokenizer, which comes with the package; made by scripts/make_tiny_tokenizer.py."""
@@ -95,6 +95,69 @@ def tiny_instruct() -> StageConfig:
     )
 
 
+def _finetune(stage: Stage, *, batch_size: int, epochs: float, lr: float) -> StageConfig:
+    """On annotated pictures, from a model; for hundreds or thousands of them, and for models of any size."""
+    return StageConfig(
+        stage=stage,
+        model="",
+        mixture=MixtureData(batch_size=batch_size, epochs=epochs),
+        training=TrainingConfig(
+            loop=LoopConfig(steps=1000, precision="bf16", log_every=5, save_every=100, evaluate_every=50),
+            optimizer=OptimizerConfig(lr=lr, weight_decay=0.0, betas=(0.9, 0.98)),
+            schedule=ScheduleConfig(warmup_fraction=0.05, final_fraction=0.02),
+        ),
+    )
+
+
+def finetune_detect() -> StageConfig:
+    """The proposer on your own boxes."""
+    return _finetune("detect", batch_size=8, epochs=10, lr=2e-4)
+
+
+def finetune_align() -> StageConfig:
+    """Projector, region encoder and added token rows on your own data; the language model is frozen."""
+    return _finetune("align", batch_size=4, epochs=5, lr=3e-4)
+
+
+def finetune_instruct() -> StageConfig:
+    """The language model as well. The learning rate suits small models; give 2e-5 for one of billions of parameters."""
+    return _finetune("instruct", batch_size=4, epochs=5, lr=3e-4)
+
+
+def _published(
+    stage: Stage, mixture: MixtureData, *, accumulate: int, lr: float, weight_decay: float, warmup: float
+) -> StageConfig:
+    """The published schedules (paper, section 3.4, and the released scripts), for 8 processes."""
+    return StageConfig(
+        stage=stage,
+        model="",
+        mixture=mixture,
+        training=TrainingConfig(
+            loop=LoopConfig(steps=1, accumulate=accumulate, precision="bf16", save_every=1000, evaluate_every=1000),
+            optimizer=OptimizerConfig(lr=lr, weight_decay=weight_decay),
+            schedule=ScheduleConfig(warmup_fraction=warmup),
+        ),
+    )
+
+
+def published_detect() -> StageConfig:
+    """Stage 1: 12 epochs of 8 x 8 pictures; sampling offsets learn at a tenth (groma.train.groups)."""
+    mixture = MixtureData(batch_size=8, epochs=12, workers=8)
+    return _published("detect", mixture, accumulate=1, lr=2e-4, weight_decay=1e-4, warmup=0.0)
+
+
+def published_align() -> StageConfig:
+    """Stage 2: 2 epochs of 8 x 2 x 8 pictures, dialogues in the template without end tokens."""
+    mixture = MixtureData(batch_size=2, epochs=2, workers=4, chat_format="vicuna_pretrain")
+    return _published("align", mixture, accumulate=8, lr=1e-4, weight_decay=0.0, warmup=0.03)
+
+
+def published_instruct() -> StageConfig:
+    """Stage 3: 1 epoch of 8 x 16 pictures."""
+    mixture = MixtureData(batch_size=16, epochs=1, workers=8)
+    return _published("instruct", mixture, accumulate=1, lr=1e-5, weight_decay=0.0, warmup=0.03)
+
+
 RECIPES = {
     "tiny-speak": tiny_speak,
     "tiny-pretrain-crops": tiny_pretrain_crops,
@@ -103,5 +166,11 @@ RECIPES = {
     "tiny-detect": tiny_detect,
     "tiny-align": tiny_align,
     "tiny-instruct": tiny_instruct,
+    "finetune-detect": finetune_detect,
+    "finetune-align": finetune_align,
+    "finetune-instruct": finetune_instruct,
+    "published-detect": published_detect,
+    "published-align": published_align,
+    "published-instruct": published_instruct,
 }
 """Name of a recipe -> the function that makes it."""

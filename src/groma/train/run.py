@@ -1,45 +1,54 @@
 """Run a stage: build the parts it needs, take what earlier stages learned, and hand all to the one loop.
 
-StageConfig -> objective (fresh parts) <- parts of earlier stages' checkpoints
-            -> stream of batches       -> groma.train.loop.train -> checkpoints with the parts, or the whole model
+StageConfig -> blueprint -> objective (fresh parts) <- parts of earlier stages' checkpoints
+            -> stream of batches, of scenes or of a mixture -> groma.train.loop.train -> checkpoints with the parts, or
+                                                                                         the whole model
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from importlib.resources import files
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from groma.data.scenes.atlas import atlas
 from groma.errors import InputError
 from groma.image import Preprocessing
+from groma.inference.assistant import Groma
 from groma.model.config import GromaConfig
 from groma.model.encoder import ImageEncoder
 from groma.model.groma import GromaModel
 from groma.model.proposer import RegionProposer
 from groma.pretrained import save_whole
 from groma.prompt.chat_format import chat_format
-from groma.prompt.tokenizer import PromptTokenizer, load_tokenizer
+from groma.storage import atomic_file
+from groma.train.blueprint import Blueprint, find_model, find_tokenizer, make_blueprint
 from groma.train.detection import Detection
-from groma.train.distributed import World, current_world
+from groma.train.distributed import World, process_group
 from groma.train.imagination import Imagination, initialize_language
 from groma.train.language import AnswerTraining
 from groma.train.loop import Hooks, TrainResult, train
-from groma.train.models import MODELS
+from groma.train.mixtures import Mixture, Tally, counts_of, fixed_batches, look_at, make_stream, open_file, steps_of
 from groma.train.objective import BatchStream, Objective
 from groma.train.parts import load_parts, save_parts
 from groma.train.pretraining import EncoderPretraining, initialize_from_scratch
 from groma.train.region_tables import RegionTables
+from groma.train.specimens import Specimen, answer_specimens, find_specimens
 from groma.train.stage import LANGUAGE_STAGES, StageConfig
 from groma.train.streams import COLOUR_NUMBERS, DialogueStream, SceneStream
+from groma.train.trackers import start_tracker
 
 FINGERPRINT_VALUES = 1024
 """Values of a tensor that its fingerprint is made of, about."""
 
 VALIDATION_BATCHES = 4
 """Batches of the validation split, always the same ones, that an evaluation looks at."""
+
+SPECIMENS = "specimens"
+"""Folder of a run with its drawn answers."""
 
 
 def run_stage(
@@ -49,46 +58,138 @@ def run_stage(
     init: Sequence[Path] = (),
     resume: Literal["auto", "never"] | Path = "auto",
     may_change_steps: bool = False,
+    trackers: Sequence[str] = (),
+    tell: Callable[[str], None] | None = None,
 ) -> TrainResult:
     """Train one stage; under torchrun every process calls this.
 
     Args:
         config: what defines the run.
         out: folder for checkpoints and metrics.
-        init: checkpoint folders of earlier stages whose parts this run starts from; later ones win. A resumed run
-            needs the same ones, as it takes the frozen parts from there, and is refused with others. Imitation needs
-            one of stage "speak".
+        init: checkpoint folders of earlier stages, or models that `groma.load` takes, whose parts this run starts from;
+            later ones win. A resumed run needs the same ones, as it takes the frozen parts from there, and is refused
+            with others. Imitation needs one of stage "speak".
         resume: see `groma.train.loop.train`.
         may_change_steps: see `groma.train.loop.train`.
+        trackers: keys of groma.train.trackers.TRACKERS.
+        tell: gets sentences about the data, on the first process.
 
     Raises:
-        InputError: the configuration does not fit the architecture, or a resumed run's.
+        InputError: the configuration does not fit the architecture, or a resumed run's; or too much of a mixture cannot
+            be used.
         CheckpointError: a folder of `init` holds none of the parts, or parts of other shapes.
+        MissingExtraError: a tracker needs a package that is not installed.
     """
-    world = current_world()
-    torch.manual_seed(config.training.loop.seed)
-    objective = build_objective(config)
-    loaded = [part for checkpoint in init for part in load_parts(objective.parts(), checkpoint)]
+    with process_group() as world:
+        tell = tell if tell is not None and world.is_main else _silence
+        torch.manual_seed(config.training.loop.seed)
+        blueprint = make_blueprint(config, init)
+        mixture = open_file(config.mixture.file) if config.mixture.file else None
+        if mixture is not None:
+            look_at(mixture, config, world, tell)
+            config = _with_steps(config, steps_of(config, mixture, world.size))
+        objective = build_objective(config, blueprint)
+        loaded = [part for checkpoint in init for part in load_parts(objective.parts(), checkpoint)]
+        _check_loaded(config, loaded)
+        recipe = _recipe(config, init, objective, mixture)
+        if isinstance(objective, AnswerTraining):
+            _note_origin(objective.model.config, config, blueprint)
+        objective.to(world.device)
+        tally = Tally(1.0 if mixture is None else mixture.config.max_bad_share)
+        hooks = Hooks(
+            save_model=lambda folder: _save_model(objective, blueprint, folder),
+            on_evaluate=_evaluation(objective, config, blueprint, mixture, partial(_draw, out=out, tell=tell)),
+            counts=None if mixture is None else counts_of,
+            on_log=tally,
+            sinks=[start_tracker(name, out, recipe) for name in trackers if world.is_main],
+        )
+        stream = _stream(config, blueprint, mixture, world)
+        result = train(
+            objective,
+            stream,
+            config.training,
+            out=out,
+            resume=resume,
+            may_change_steps=may_change_steps,
+            hooks=hooks,
+            recipe=recipe,
+        )
+        for line in tally.told():
+            tell(line)
+        return result
+
+
+def _silence(_line: str) -> None:
+    pass
+
+
+def _with_steps(config: StageConfig, steps: int) -> StageConfig:
+    training = config.training
+    return replace(config, training=replace(training, loop=replace(training.loop, steps=steps)))
+
+
+def _check_loaded(config: StageConfig, loaded: Sequence[str]) -> None:
     if config.imitates and "tables" not in loaded:
         raise InputError(
             'Imitation needs the region tokens that stage "speak" imagined: give a checkpoint of it to start from, or '
             "set imitation to 0."
         )
-    objective.to(world.device)
-    return train(
-        objective,
-        build_stream(config, world),
-        config.training,
-        out=out,
-        resume=resume,
-        may_change_steps=may_change_steps,
-        hooks=Hooks(
-            save_model=lambda folder: _save_model(objective, config, folder),
-            on_evaluate=lambda step: validation_terms(objective, config),
-        ),
-        recipe=config.to_dict()
-        | {"init": [f"{c.parent.name}/{c.name}" for c in init], "frozen": fingerprint_of_frozen(objective)},
-    )
+
+
+def _recipe(config: StageConfig, init: Sequence[Path], objective: Objective, mixture: Mixture | None) -> dict[str, Any]:
+    """What defines the run beside the loop's own configuration; a resumed run must have the same."""
+    values = config.to_dict()
+    if mixture is not None:
+        values["mixture"] |= {"resolved": mixture.to_dict()}
+    origins = [f"{checkpoint.parent.name}/{checkpoint.name}" for checkpoint in init]
+    return values | {"init": origins, "frozen": fingerprint_of_frozen(objective)}
+
+
+def _note_origin(model: GromaConfig, config: StageConfig, blueprint: Blueprint) -> None:
+    """Where the weights of a finetuned model come from, for `groma info`."""
+    if blueprint.origin:
+        step = {"stage": config.stage, "from": Path(blueprint.origin).name, "steps": config.training.loop.steps}
+        before = model.provenance or {}
+        model.provenance = dict(before) | {"trained_on": [*before.get("trained_on", []), step]}
+
+
+def _stream(config: StageConfig, blueprint: Blueprint, mixture: Mixture | None, world: World) -> BatchStream:
+    return build_stream(config, world) if mixture is None else make_stream(config, mixture, blueprint, world)
+
+
+def _evaluation(
+    objective: Objective,
+    config: StageConfig,
+    blueprint: Blueprint,
+    mixture: Mixture | None,
+    draw: Callable[[Groma, Sequence[Specimen], int], None],
+) -> Callable[[int], Mapping[str, float]] | None:
+    """What an evaluation does; None where there is nothing to look at."""
+    if mixture is None:
+        return lambda _step: validation_terms(objective, config)
+    held_out = open_file(config.mixture.validation) if config.mixture.validation else None
+    batches = [] if held_out is None else fixed_batches(config, held_out, blueprint, VALIDATION_BATCHES)
+    specimens = []
+    if isinstance(objective, AnswerTraining):
+        specimens = find_specimens((held_out or mixture).sets, config.mixture.specimens, seed=config.mixture.seed)
+    if not batches and not specimens:
+        return None
+
+    def evaluate(step: int) -> Mapping[str, float]:
+        if specimens and isinstance(objective, AnswerTraining):
+            draw(Groma(objective.model, blueprint.speaks(), blueprint.preprocessing), specimens, step)
+        return mean_terms(objective, batches) if batches else {}
+
+    return evaluate
+
+
+def _draw(groma: Groma, specimens: Sequence[Specimen], step: int, *, out: Path, tell: Callable[[str], None]) -> None:
+    """Answer questions about a few pictures with the weights of now, and write the sheet."""
+    sheet, path = answer_specimens(groma, specimens), out / SPECIMENS / f"step-{step:08d}.png"
+    path.parent.mkdir(exist_ok=True)
+    with atomic_file(path) as file:
+        sheet.save(file, format="PNG")
+    tell(f"step {step}: answers are drawn in {path}")
 
 
 def fingerprint_of_frozen(objective: Objective) -> str:
@@ -108,47 +209,31 @@ def fingerprint_of_frozen(objective: Objective) -> str:
     return digest.hexdigest()[:16]
 
 
-def _save_model(objective: Objective, config: StageConfig, folder: Path) -> None:
+def _save_model(objective: Objective, blueprint: Blueprint, folder: Path) -> None:
     """Fill a checkpoint's `model/`: with what `groma.load` takes where the whole model is at hand, else with parts."""
     if isinstance(objective, AnswerTraining):
-        save_whole(objective.model, find_tokenizer(config.tokenizer), objective.preprocessing, folder)
+        save_whole(objective.model, blueprint.speaks(), objective.preprocessing, folder)
     else:
         save_parts(objective.parts(), folder)
 
 
-def find_model(name: str) -> GromaConfig:
-    """The architecture of that name, a key of MODELS.
-
-    Raises:
-        InputError: there is none.
-    """
-    if name not in MODELS:
-        raise InputError(f"There is no architecture {name!r}; known are {', '.join(MODELS)}.")
-    return MODELS[name]()
-
-
-def find_tokenizer(name: str) -> PromptTokenizer:
-    """A tokenizer that comes with the package, or that of a folder.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    packaged = Path(str(files("groma") / "assets" / name))
-    return load_tokenizer(packaged if packaged.is_dir() else Path(name))
-
-
-def build_objective(config: StageConfig) -> Objective:
+def build_objective(config: StageConfig, blueprint: Blueprint | None = None) -> Objective:
     """The stage's loss with freshly initialized parts.
+
+    Args:
+        config: of the run.
+        blueprint: what is built; None: what the configuration names.
 
     Raises:
         InputError: pictures or tokenizer do not fit the architecture.
     """
-    model = find_model(config.model)
-    model.encoder._attn_implementation = "eager"  # at this size plain matmuls beat the fused CPU kernel
-    preprocessing = Preprocessing(size_px=config.data.size_px)
+    blueprint = blueprint or make_blueprint(config)
+    model, preprocessing = blueprint.model, blueprint.preprocessing
+    if config.model:
+        model.encoder._attn_implementation = "eager"  # at the named sizes plain matmuls beat the fused CPU kernel
     if config.stage in LANGUAGE_STAGES:
-        return _language_objective(config, model, preprocessing)
-    _check_side(config.data.crop_px or config.data.size_px, model)
+        return _language_objective(config, blueprint)
+    _check_side(config.data.crop_px or preprocessing.size_px, model)
     if config.stage == "pretrain":
         return _pretraining_objective(config, model, preprocessing)
     encoder = ImageEncoder(model.encoder, model.proposer.num_encoder_blocks)
@@ -178,8 +263,9 @@ def _pretraining_objective(config: StageConfig, model: GromaConfig, preprocessin
     )
 
 
-def _language_objective(config: StageConfig, model: GromaConfig, preprocessing: Preprocessing) -> Objective:
-    tokens = find_tokenizer(config.tokenizer).special
+def _language_objective(config: StageConfig, blueprint: Blueprint) -> Objective:
+    model, preprocessing = blueprint.model, blueprint.preprocessing
+    tokens = blueprint.speaks().special
     regions, words = model.selection.max_regions, model.language.get_text_config().vocab_size
     if (tokens.num_regions, tokens.base_vocab_size) != (regions, words):
         raise InputError(
@@ -191,8 +277,9 @@ def _language_objective(config: StageConfig, model: GromaConfig, preprocessing: 
         whole = GromaModel(model)
         initialize_language(whole.language)
         return Imagination(whole, tokens, tables=_tables(model), config=config.imagination)
-    if config.data.size_px != model.image_size:
-        raise InputError(f"data.size_px must be the model's image_size, {model.image_size}, got {config.data.size_px}.")
+    if preprocessing.size_px != model.image_size:
+        side = preprocessing.size_px
+        raise InputError(f"data.size_px must be the model's image_size, {model.image_size}, got {side}.")
     return AnswerTraining(
         GromaModel(model),
         tokens,
@@ -248,13 +335,18 @@ def build_stream(config: StageConfig, world: World, *, split: str = "train") -> 
     )
 
 
-@torch.no_grad()
 def validation_terms(objective: Objective, config: StageConfig) -> Mapping[str, float]:
     """The stage's loss terms on a few fixed validation scenes."""
-    device = next(objective.parameters()).device
     stream = build_stream(config, World(), split="validation")
-    batches = [stream.next().to(device) for _ in range(VALIDATION_BATCHES)]
-    total = sum(objective.weight(batch) for batch in batches)
+    return mean_terms(objective, [stream.next() for _ in range(VALIDATION_BATCHES)])
+
+
+@torch.no_grad()
+def mean_terms(objective: Objective, batches: Sequence[Any]) -> Mapping[str, float]:
+    """The stage's loss terms over some batches, as if they were one."""
+    device = next(objective.parameters()).device
+    batches = [batch.to(device) for batch in batches]
+    total = sum(objective.weight(batch) for batch in batches) or 1.0
     terms: dict[str, float] = {}
     for batch in batches:
         for name, value in objective(batch, total_weight=total).terms.items():

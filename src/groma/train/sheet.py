@@ -90,7 +90,7 @@ def detection_tile(lesson: DetectionLesson, heading: str) -> Image.Image:
         Region(id=number, box_xyxy_px=box, objectness=1.0, source="proposal") for number, box in enumerate(boxes)
     ]
     drawn = draw_regions(picture, regions, width_px=TILE_PX)
-    return _stacked([drawn, _strip("", (), f"{heading}: {len(boxes)} boxes")])
+    return stacked([drawn, _strip("", (), f"{heading}: {len(boxes)} boxes")])
 
 
 def dialogue_tile(lesson: DialogueLesson, tokenizer: PromptTokenizer, heading: str) -> Image.Image:
@@ -130,7 +130,7 @@ def dialogue_tile(lesson: DialogueLesson, tokenizer: PromptTokenizer, heading: s
         )
         for number, box in enumerate(boxes)
     ]
-    return _stacked([draw_regions(picture, regions, entities, width_px=TILE_PX), *strips])
+    return stacked([draw_regions(picture, regions, entities, width_px=TILE_PX), *strips])
 
 
 def _turns(prompt: RenderedPrompt, tokenizer: PromptTokenizer) -> Iterator[tuple[str, ParsedAnswer]]:
@@ -164,7 +164,8 @@ def _strip(text: str, spans: Sequence[Span], heading: str) -> Image.Image:
     return caption_strip(text, spans, TILE_PX, Lettering(LETTER_PX), heading=heading)
 
 
-def _stacked(parts: Sequence[Image.Image]) -> Image.Image:
+def stacked(parts: Sequence[Image.Image]) -> Image.Image:
+    """Parts of a tile, one under the other."""
     tile = Image.new("RGB", (TILE_PX, sum(part.height for part in parts)))
     y = 0
     for part in parts:

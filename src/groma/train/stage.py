@@ -11,6 +11,9 @@ Stage = Literal["pretrain", "detect", "speak", "align", "instruct"]
 LANGUAGE_STAGES = ("speak", "align", "instruct")
 """Stages that learn from questions and answers."""
 
+MIXTURE_STAGES = ("detect", "align", "instruct")
+"""Stages that learn from annotated pictures; the others know the objects of the scenes."""
+
 QUESTIONS = {
     "refer_name": 1.0,
     "refer_colour": 0.7,
@@ -64,15 +67,54 @@ class SceneData:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MixtureData:
+    """Batches of annotated pictures: published data sets, or your own. Where `file` is given, no scenes are shown."""
+
+    file: str = ""
+    """A mixture's YAML, or your own .jsonl (groma.data.mixture); empty: procedural scenes."""
+    validation: str = ""
+    """The same, for pictures that are not trained on: each evaluation measures the loss on the same few of them."""
+    batch_size: int = 8
+    """Pictures in a micro-batch of one process; a batch holds one set."""
+    epochs: float = 0.0
+    """How often the mixture is gone through: decides training.loop.steps, unless it is 0."""
+    seed: int = 0
+    """Of the order, and of everything drawn for a sample."""
+    workers: int = 2
+    """Processes that make batches ahead, for each training process; 0: made when they are needed."""
+    chat_format: str = ""
+    """How dialogues are written, a key of groma.prompt.chat_format.CHAT_FORMATS; empty: as the model does. Stage 2 as
+    published: vicuna_pretrain."""
+    jitter: float = 0.0
+    """Normal deviation of boxes that questions point at, as a share of their size; published: exact boxes."""
+    augment: bool = True
+    """Stage "detect": resize, crop and flip pictures as published."""
+    look_first: int = 200
+    """Samples of each set that are decoded before training starts: a set of which too many are bad is refused."""
+    specimens: int = 4
+    """Stages "align" and "instruct": pictures that each evaluation answers a question about and draws."""
+
+    def __post_init__(self) -> None:
+        check_counts(self, "batch_size", minimum=1)
+        check_counts(self, "seed", "workers", "look_first", "specimens", minimum=0)
+        check_numbers(self, "epochs", minimum=0)
+        check_numbers(self, "jitter", minimum=0, below=0.5)
+        require(self, "validation", bool(self.file) or not self.validation, "empty where there is no `file`")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageConfig:
     """One run: everything that decides its result. Written beside every checkpoint."""
 
     stage: Stage
     """What is trained, and on which loss."""
     model: str = "tiny"
-    """Name of the architecture, a key of groma.train.models.MODELS."""
+    """Name of an architecture, a key of groma.train.models.MODELS; empty: that of the first whole model that the run
+    starts from, with its tokenizer and picture size."""
     data: SceneData = field(default_factory=SceneData)
-    """What it is trained on."""
+    """The scenes it is trained on, if there is no mixture."""
+    mixture: MixtureData = field(default_factory=MixtureData)
+    """The annotated pictures it is trained on, if there are any."""
     training: TrainingConfig
     """How: steps, optimizer, schedule."""
     pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
@@ -84,7 +126,7 @@ class StageConfig:
     language: LanguageConfig = field(default_factory=LanguageConfig)
     """How stages "align" and "instruct" train."""
     tokenizer: str = ""
-    """Language stages: a tokenizer that comes with the package, or a folder."""
+    """Language stages: a tokenizer that comes with the package, or a folder; not needed without `model`."""
     first_guess: float | None = None
     """Stage "detect": side of the boxes that a fresh proposer guesses, as a share of the picture's; None: 0.05, as
     published."""
@@ -94,8 +136,11 @@ class StageConfig:
     def __post_init__(self) -> None:
         require(self, "stage", self.stage in get_args(Stage), f"one of {', '.join(get_args(Stage))}")
         check_numbers(self, "encoder_lr_scale", minimum=0)
-        if self.stage in LANGUAGE_STAGES:
+        if self.stage in LANGUAGE_STAGES and self.model:
             require(self, "tokenizer", bool(self.tokenizer), f"given for stage {self.stage!r}")
+        if self.mixture.file:
+            require(self, "stage", self.stage in MIXTURE_STAGES, f"one of {', '.join(MIXTURE_STAGES)} with a mixture")
+            require(self, "imitates", not self.imitates, "off with a mixture: imagined tokens are of scenes' objects")
 
     @property
     def imitates(self) -> bool:
