@@ -39,6 +39,14 @@ def test_recipe_then_file_then_flags(groma, tmp_path):
         assert values["detection"]["assignment"] == RECIPES["tiny-detect"]().detection.assignment  # recipe
 
 
+def test_data_choose_the_recipe_that_finetunes(groma):
+    for spelled in (("--data", "mine.jsonl"), ("--data=mine.jsonl",)):
+        values = yaml.safe_load(groma("train", "instruct", *spelled, "--mixture.epochs", 2, "--print-config").out)
+        assert (values["mixture"]["file"], values["mixture"]["epochs"]) == ("mine.jsonl", 2.0)
+        expected = RECIPES["finetune-instruct"]().training.optimizer.lr
+        assert (values["model"], values["training"]["optimizer"]["lr"]) == ("", expected)
+
+
 def test_print_config_as_json(groma):
     values = json.loads(groma("train", "detect", "--print-config", "--json").out)
     assert values == json.loads(json.dumps(yaml.safe_load(to_yaml(RECIPES["tiny-detect"]()))))
@@ -56,6 +64,10 @@ def test_stage_names_stand_for_recipes(groma):
         (("zzz",), "known are "),
         (("detect", "--config", "missing.yaml"), "missing.yaml: there is no such file"),
         (("detect", "--from", "missing"), "missing"),
+        (("finetune-instruct",), "(--data)"),
+        (("instruct", "--data", "mine.jsonl"), "--from"),
+        (("instruct", "--data", "mine.jsonl", "--from", "groma-tiny"), "mine.jsonl"),
+        (("instruct", "--data", "mine.csv", "--from", "groma-tiny"), "expected a mixture (.yaml) or your own data"),
     ],
 )
 def test_what_cannot_be_trained(groma, tmp_path, monkeypatch, arguments, expected):

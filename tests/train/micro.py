@@ -9,6 +9,9 @@ from groma.train.stage import StageConfig
 
 SIDE_PX = 64
 
+SCENE_RECIPES = tuple(name for name, recipe in RECIPES.items() if recipe().model)
+"""Recipes that train on scenes; the others train on annotated pictures, from a whole model."""
+
 
 def micro_config(**changes) -> GromaConfig:
     """4 x 4 patches, 12 proposals, two layers of everything; the tokenizer is the small model's."""

@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from micro import micro_config, micro_stage
+from micro import SCENE_RECIPES, micro_config, micro_stage
 
 from groma.model.groma import GromaModel
 from groma.train.groups import freeze, parameter_groups
 from groma.train.optimizer import check_groups
-from groma.train.recipes import RECIPES
 from groma.train.run import build_objective
 
 
@@ -16,7 +15,7 @@ def model() -> GromaModel:
     return GromaModel(micro_config(language={"hidden_size": 64, "intermediate_size": 96}))
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", SCENE_RECIPES)
 def test_every_trained_parameter_of_a_stage_is_in_one_group(recipe):
     objective = build_objective(micro_stage(recipe))
     check_groups(objective, objective.parameter_groups())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from micro import SIDE_PX, micro_config
+from micro import SCENE_RECIPES, SIDE_PX, micro_config
 from PIL import Image
 
 import groma
@@ -22,7 +22,7 @@ from groma.train import trackers
 from groma.train.blueprint import find_tokenizer
 from groma.train.config import LoopConfig
 from groma.train.distributed import World
-from groma.train.mixtures import LEAST_SEEN, Tally, look_at, open_file, steps_of
+from groma.train.mixtures import LEAST_SEEN, Tally, look_at, make_stream, open_file, steps_of
 from groma.train.recipes import RECIPES, TOKENIZER
 from groma.train.run import SPECIMENS, build_objective, make_blueprint, run_stage
 from groma.train.stage import MixtureData, StageConfig
@@ -65,8 +65,8 @@ def files(tmp_path_factory) -> Path:
     return folder
 
 
-def finetuning(stage: str, file: Path, *, steps: int = 4, **mixture) -> StageConfig:
-    config = RECIPES[f"finetune-{stage}"]()
+def finetuning(stage: str, file: Path, *, steps: int = 4, recipe: str = "finetune", **mixture) -> StageConfig:
+    config = RECIPES[f"{recipe}-{stage}"]()
     loop = LoopConfig(steps=steps, log_every=1, save_every=2, evaluate_every=0)
     data = {"batch_size": 2, "epochs": 0.0, "workers": 0, "specimens": 0} | mixture
     return replace(
@@ -96,6 +96,28 @@ def test_all_stages_follow_each_other_from_a_whole_model(base, files, tmp_path):
     assert words and all(torch.equal(aligned[name], before[name]) for name in words)  # stage 2 leaves them alone
     provenance = groma.load(instruct.checkpoint / "model").model.config.provenance
     assert [(step["stage"], step["steps"]) for step in provenance["trained_on"]] == [("align", 6), ("instruct", 4)]
+
+
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name not in SCENE_RECIPES])
+def test_every_recipe_for_annotated_pictures_runs(base, files, tmp_path, recipe):
+    family, stage = recipe.split("-")
+    file = files / ("detect.yaml" if stage == "detect" else "language.yaml")
+    config = finetuning(stage, file, recipe=family, steps=2)
+    assert config.stage == stage and RECIPES[recipe]().mixture.epochs > 0
+    result = run_stage(config, out=tmp_path / "run", init=[base])
+    assert result.finished and result.step == 2
+    assert (result.checkpoint / "model").is_dir()
+
+
+def test_stage_2_can_speak_in_the_published_template(base, files):
+    config = finetuning("align", files / "language.yaml", recipe="published")
+    assert config.mixture.chat_format == "vicuna_pretrain"
+    blueprint = make_blueprint(config, [base])
+    prompts = make_stream(config, open_file(config.mixture.file), blueprint, World()).next().pictures[0].prompts
+    tokens = blueprint.speaks()
+    text = "".join(tokens.token_bytes(token).decode() for token in prompts[0].token_ids)
+    assert "A chat between a curious user" in text
+    assert prompts[0].token_ids.count(tokens.special.eos) == 0  # a blank in the place of every end token
 
 
 def test_the_loss_is_told_for_each_set(base, files, tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from micro import SIDE_PX, micro_config, micro_stage
+from micro import SCENE_RECIPES, SIDE_PX, micro_config, micro_stage
 from safetensors.torch import load_file, save_file
 
 import groma
@@ -47,7 +47,7 @@ class Chain:
     def __init__(self, folder: Path) -> None:
         self.folder, self.results, self.configs, self.inits = folder, {}, {}, {}
         self.read: dict[Path, dict[str, torch.Tensor]] = {}
-        for recipe in RECIPES:
+        for recipe in SCENE_RECIPES:
             config = micro_stage(recipe, imitates=True)
             init = [self.results[earlier].checkpoint for earlier in TAKES_FROM[recipe]]
             result = run_stage(config, out=folder / recipe, init=init)
@@ -86,7 +86,7 @@ def chain(tmp_path_factory) -> Chain:
         return Chain(tmp_path_factory.mktemp("chain"))
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", SCENE_RECIPES)
 def test_recipe_runs_and_says_what_it_was(chain, recipe):
     result, config = chain.results[recipe], chain.configs[recipe]
     assert result.finished and result.step == 3
@@ -101,7 +101,7 @@ def test_recipe_runs_and_says_what_it_was(chain, recipe):
     assert {key: saved[key] for key in ("loop", "optimizer", "schedule")} == config.training.to_dict()
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", SCENE_RECIPES)
 def test_recipe_fits_its_architecture(recipe):
     """The committed recipe itself, not its shrunk copy: everything but the steps."""
     config = RECIPES[recipe]()

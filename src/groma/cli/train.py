@@ -149,21 +149,17 @@ def _parse(recipe: str, arguments: list[str]) -> "tuple[RunOptions, StageConfig]
 
 
 def _with_data(config: "StageConfig", data: Path | None) -> "StageConfig":
-    """The configuration with the pictures to train on, which a recipe for them cannot do without."""
-    if data is not None:
-        return replace(config, mixture=replace(config.mixture, file=str(data)))
-    if not config.model and not config.mixture.file:
-        raise InputError("this recipe trains on annotated pictures: give your .jsonl or a mixture's .yaml with --data")
-    return config
+    """The configuration with the pictures to train on, if they were given."""
+    return config if data is None else replace(config, mixture=replace(config.mixture, file=str(data)))
 
 
 def _value_of(flag: str, arguments: list[str]) -> str | None:
     """What stands behind a flag that must be known before the others' defaults are; None: it is not given."""
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+    for place, argument in enumerate(arguments):
         if argument.startswith(f"{flag}="):
             return argument.removeprefix(f"{flag}=")
-        if argument == flag and following is not None:
-            return following
+        if argument == flag and place + 1 < len(arguments):
+            return arguments[place + 1]
     return None
 
 

@@ -88,9 +88,9 @@ def _told(report: SetReport) -> str:
 def _refusal(reports: Sequence[SetReport], limit: float) -> str:
     worst = [report for report in reports if report.bad_share > limit]
     told = "; ".join(f"{_told(report)}, e.g. {_example(report)}" for report in worst)
-    return (
-        worst and f"The mixture allows {limit:.1%} of bad samples (max_bad_share): {told}. See groma data check."
-    ) or ""
+    if not worst:
+        return ""
+    return f"The mixture allows {limit:.1%} of bad samples (max_bad_share): {told}. See groma data check."
 
 
 def _example(report: SetReport) -> str:

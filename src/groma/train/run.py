@@ -83,6 +83,10 @@ def run_stage(
     with process_group() as world:
         tell = tell if tell is not None and world.is_main else _silence
         torch.manual_seed(config.training.loop.seed)
+        if not config.model and not config.mixture.file:
+            raise InputError(
+                "This recipe trains on annotated pictures: give your .jsonl or a mixture's .yaml (--data)."
+            )
         blueprint = make_blueprint(config, init)
         mixture = open_file(config.mixture.file) if config.mixture.file else None
         if mixture is not None:
