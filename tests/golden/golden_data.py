@@ -6,6 +6,7 @@ GROMA_GOLDEN names the folder; by default the copy in tests/golden/data is used.
 import importlib.util
 import json
 import os
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -58,11 +59,16 @@ class Case:
         with np.load(GOLDEN / self.folder / f"{self.name}.npz") as file:
             return dict(file)
 
+    @property
+    def kind(self) -> str:
+        """What it tests, a member of KINDS: its name, or what that begins with ("chat_2"); "" for none."""
+        return next((kind for kind in KINDS if re.fullmatch(rf"{kind}(_.+)?", self.name)), "")
+
     def __str__(self) -> str:
         return f"{self.folder}/{self.name}"
 
 
-KINDS = {"encode", "chat", "refer", "lm_loss", "det_loss", "geometry", "interpolate"}
+KINDS = ("encode", "chat", "refer", "lm_loss", "det_loss", "geometry", "interpolate")
 
 
 def all_cases() -> list[Case]:
@@ -72,9 +78,22 @@ def all_cases() -> list[Case]:
     return found
 
 
-def cases(*names: str) -> list:
-    """The cases of these names, as pytest parameters."""
-    return [pytest.param(case, id=str(case)) for case in all_cases() if case.name in names]
+def cases(*kinds: str) -> list:
+    """The cases of these kinds, as pytest parameters."""
+    return [pytest.param(case, id=str(case)) for case in all_cases() if case.kind in kinds]
+
+
+def smallest_manifest() -> Path:
+    """The manifest of the configuration with the fewest parameters."""
+    return min(GOLDEN.glob("manifest_*.json"), key=lambda path: json.loads(path.read_text())["parameters"])
+
+
+def numbered(arrays: dict[str, np.ndarray], name: str) -> list[np.ndarray]:
+    """The array of each picture of a batch: "boxes", "boxes__b1", "boxes__b2", ..."""
+    found = [arrays[name]]
+    while (following := f"{name}__b{len(found)}") in arrays:
+        found.append(arrays[following])
+    return found
 
 
 @lru_cache(maxsize=2)
@@ -119,10 +138,10 @@ def model_of(case: Case) -> GromaModel:
     for other in all_cases():
         if (
             other.folder == case.folder
-            and other.name == "encode"
+            and other.kind == "encode"
             and other.info["weights_seed"] == info["weights_seed"]
         ):
-            return _model(other.folder, "encode")
+            return _model(other.folder, other.name)
     return _model(case.folder, case.name)
 
 
@@ -130,8 +149,8 @@ def pixels_of(case: Case) -> torch.Tensor:
     """(B, 3, S, S) normalized pictures of a case, through the project's own preprocessing."""
     arrays = case.arrays
     if "image" not in arrays:
-        arrays = Case(case.folder, "encode").arrays
-    pictures = [arrays["image"]] + ([arrays["image__b1"]] if "image__b1" in arrays else [])
+        arrays = next(o for o in all_cases() if (o.folder, o.kind) == (case.folder, "encode")).arrays
+    pictures = numbered(arrays, "image")
     return Preprocessing(size_px=pictures[0].shape[0]).normalize(np.stack(pictures))
 
 

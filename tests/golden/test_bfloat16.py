@@ -20,7 +20,7 @@ from functools import lru_cache
 
 import pytest
 import torch
-from golden_data import build_model, cases, config_of, model_of, pixels_of, published_weights, special_ids
+from golden_data import build_model, cases, config_of, model_of, numbered, pixels_of, published_weights, special_ids
 
 from groma.convert.build import build_model as build_from_files
 from groma.convert.published import rename_published
@@ -201,7 +201,7 @@ def test_language_loss(case):
 def test_detection_loss(case):
     info, arrays = case.info, case.arrays
     full, half, pixels = model_of(case), half_of(case), pixels_of(case)
-    targets = [torch.from_numpy(arrays[name]) for name in ("boxes", "boxes__b1") if name in arrays]
+    targets = [torch.from_numpy(boxes) for boxes in numbered(arrays, "boxes")]
     top = propose(full, full.encoder(pixels)).top_positions
     output = propose(half, half.encoder(pixels.to(torch.bfloat16)), top)
     config = DetectionLossConfig()

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from golden_data import TOLERANCES, cases, check, model_of, pixels_of, special_ids
+from golden_data import TOLERANCES, cases, check, model_of, numbered, pixels_of, special_ids
 
 from groma.convert.published import our_name
 from groma.model.selection import match_regions, objectness
@@ -29,7 +29,7 @@ def close(found, wanted, relative):
 @pytest.mark.parametrize("case", cases("det_loss"))
 def test_detection_loss(case):
     info, arrays, model = case.info, case.arrays, model_of(case)
-    targets = [torch.from_numpy(arrays[name]) for name in ("boxes", "boxes__b1") if name in arrays]
+    targets = [torch.from_numpy(boxes) for boxes in numbered(arrays, "boxes")]
     config = DetectionLossConfig()
     with torch.no_grad():
         maps = model.encoder(pixels_of(case))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 import torch
-from golden_data import GOLDEN, build_model, config_of, published_weights
+from golden_data import GOLDEN, all_cases, build_model, config_of, published_weights, smallest_manifest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -43,7 +43,11 @@ def empty_tensors(info: dict) -> dict[str, torch.Tensor]:
 
 
 def test_there_are_manifests():
-    assert {"manifest_small.json", "manifest_pyramid.json", "manifest_large.json"} <= {path.name for path in MANIFESTS}
+    """And one for every configuration that a case is about."""
+    assert {f"manifest_{case.info['configuration']}.json" for case in all_cases() if "configuration" in case.info} <= {
+        path.name for path in MANIFESTS
+    }
+    assert MANIFESTS
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
@@ -62,7 +66,7 @@ def test_every_published_name_is_a_parameter_and_every_parameter_has_one(path):
 
 
 def test_every_offender_is_listed_in_one_error():
-    info = manifest(GOLDEN / "manifest_small.json")
+    info = manifest(smallest_manifest())
     weights = empty_tensors(info)
     gone = "perceiver.vis_encoder.layernorm.bias"
     misshapen = "region_encoder.roi_align.flatten_linear.bias"
@@ -167,7 +171,7 @@ KINDS = ("sharded safetensors", "single bin", "sharded bin")
 
 @pytest.fixture(scope="module")
 def info():
-    return manifest(GOLDEN / "manifest_small.json")
+    return manifest(smallest_manifest())
 
 
 @pytest.fixture(scope="module")

@@ -242,12 +242,12 @@ def test_what_a_mixture_cannot_train(files, changes, expected):
         replace(config, **changes)
 
 
-def test_a_recipe_without_an_architecture_needs_a_model(files, tmp_path):
+def test_a_recipe_without_an_architecture_needs_a_model(base, files, tmp_path):
     config = finetuning("align", files / "own.jsonl")
     with pytest.raises(InputError, match="--from"):
         run_stage(config, out=tmp_path)
-    with pytest.raises(InputError, match="empty where there is no `file`"):
-        MixtureData(validation="x.yaml")
+    with pytest.raises(InputError, match="--data"):
+        run_stage(replace(config, mixture=MixtureData(validation="x.yaml")), out=tmp_path, init=[base])
 
 
 def test_curves_go_to_tensorboard(base, files, tmp_path):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from groma.cli.arguments import Switch, check_count, check_seed
+from groma.cli.data_example import Example
 from groma.cli.output import (
     check_picture_target,
     check_target,
@@ -138,12 +139,13 @@ class Pack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Data:
-    """Check, show or pack what a mixture holds."""
+    """Check, show or pack what a mixture holds; or make an example."""
 
     command: (
         Annotated[Check, tyro.conf.subcommand("check")]
         | Annotated[Show, tyro.conf.subcommand("show")]
         | Annotated[Pack, tyro.conf.subcommand("pack")]
+        | Annotated[Example, tyro.conf.subcommand("example")]
     )
 
     def run(self) -> int:

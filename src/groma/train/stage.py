@@ -99,7 +99,6 @@ class MixtureData:
         check_counts(self, "seed", "workers", "look_first", "specimens", minimum=0)
         check_numbers(self, "epochs", minimum=0)
         check_numbers(self, "jitter", minimum=0, below=0.5)
-        require(self, "validation", bool(self.file) or not self.validation, "empty where there is no `file`")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,8 +42,11 @@ SPLITS: dict[str, Split] = {
     "test": Split(identity=3, residues=frozenset({1})),
     "test_style": Split(identity=4, residues=frozenset({1}), held_out_style=True),
     "test_objects": Split(identity=5, residues=frozenset({1}), held_out_objects=True),
+    "example": Split(identity=6, residues=frozenset(range(2, 8)), held_out_objects=True),
+    "example_test": Split(identity=7, residues=frozenset({0}), held_out_objects=True),
 }
-"""Name -> split. The three test splits share a residue: no cast of theirs appears in the other two."""
+"""Name -> split. The three test splits share a residue: no cast of theirs appears in the others. The examples show what
+the small model has no names for, as a user's own pictures do: a first thing to finetune on (docs/finetune.md)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,7 +76,8 @@ def make_scene(split: str, index: int, seed: int, *, size_px: int = 224) -> Scen
 
     Args:
         split: "train", "validation", "test", "test_style" (a drawing style that training never shows) or
-            "test_objects" (objects that training never shows).
+            "test_objects" (objects that training never shows); "example" and "example_test" (such objects, to finetune
+            on and to test that).
         index: Number of the scene, from 0.
         seed: Another seed is another series of scenes, from 0.
         size_px: S.
