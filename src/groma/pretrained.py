@@ -136,14 +136,29 @@ def save_whole(
     preprocessing: Preprocessing,
     folder: Path,
     *,
+    state: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype | None = None,
     card: str | None = None,
 ) -> None:
-    """`save` for a model that is still being trained: nothing about it is touched."""
+    """`save` for a model that is still being trained: nothing about it is touched.
+
+    Args:
+        model: what is saved.
+        tokenizer: belongs to it.
+        preprocessing: belongs to it.
+        folder: a new or empty folder.
+        state: its state by name, where its own tensors are not whole; None: as they are.
+        dtype: type to store the parameters in; None: as they are.
+        card: text of the model card.
+
+    Raises:
+        InputError: the folder holds something already.
+    """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is there already: give a new or an empty folder.")
     with atomic_folder(folder) as temporary:
-        weights = {name: tensor.to(dtype or tensor.dtype) for name, tensor in model.state_dict().items()}
+        own = model.state_dict() if state is None else state
+        weights = {name: tensor.to(dtype or tensor.dtype) for name, tensor in own.items()}
         with quiet_transformers():
             model.save_pretrained(  # pyright: ignore[reportUnknownMemberType]
                 temporary, state_dict=weights, max_shard_size=MAX_SHARD_SIZE

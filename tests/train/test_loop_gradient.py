@@ -135,4 +135,4 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         del one["batches_seen"], two["batches_seen"]  # each process counts its own: buffers are not summed
         for name, tensor in one.items():
             torch.testing.assert_close(two[name], tensor, rtol=0, atol=1e-6, msg=name)
-    assert (tmp_path / "two" / "metrics.jsonl").read_text().count("\n") == 4
+    assert (tmp_path / "two" / "metrics.jsonl").read_text().count("\n") == 6

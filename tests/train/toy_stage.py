@@ -1,8 +1,11 @@
 """A toy stage: one trunk, a head for each of two sources, dropout, buffers; small enough to train in milliseconds.
 
-Also a program: `torchrun ... toy_stage.py OUT STEPS ACCUMULATE` trains it, for the tests with several processes.
+Also a program: `torchrun ... toy_stage.py OUT STEPS ACCUMULATE [SHARDING]` trains it, for the tests with several
+processes. KILL=RANK:MICRO_BATCH in the environment kills that process when it asks for that micro-batch.
 """
 
+import os
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,15 +45,17 @@ class Stream(BatchStream):
         return Batch(SOURCES[index // PER_STEP % 2], inputs, targets)
 
     def next(self) -> Batch:
+        if os.environ.get("KILL") == f"{self.rank}:{self.position}":
+            os.kill(os.getpid(), signal.SIGKILL)
         batch = self.make(self.position * self.world_size + self.rank)
         self.position += 1
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        return {"position": self.position}
+        return {"position": self.position * self.world_size}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.position = state["position"]
+        self.position = state["position"] // self.world_size
 
 
 class Toy(Objective):
@@ -98,6 +103,13 @@ def toy_config(*, optimizer: str = "adamw", **loop: Any) -> TrainingConfig:
     )
 
 
+def toy_run(steps: int, accumulate: int, sharding: str = "replicate") -> TrainingConfig:
+    """What the program trains."""
+    return toy_config(
+        steps=steps, accumulate=accumulate, threads=1, ema_decay=0.9, save_every=2, log_every=1, sharding=sharding
+    )
+
+
 def main() -> None:
     from groma.train.distributed import current_world
     from groma.train.loop import train
@@ -105,8 +117,8 @@ def main() -> None:
     out, steps, accumulate = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     world = current_world()
     stream = Stream(rank=world.rank, world_size=world.size)
-    config = toy_config(steps=steps, accumulate=accumulate, threads=1, ema_decay=0.9, save_every=2)
-    train(Toy(), stream, config, out=out, may_change_steps=True)
+    sharding = sys.argv[4] if len(sys.argv) > 4 else "replicate"
+    train(Toy(), stream, toy_run(steps, accumulate, sharding), out=out, recipe={"data": {"batch_size": 1}})
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from groma.train.sharding import assign, local
+
 
 class WeightAverage:
     """average <- d * average + (1 - d) * weights after each step, in float32.
@@ -26,7 +28,7 @@ class WeightAverage:
         self._updates += 1
         decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
         for average, weight in zip(self._average, self._parameters, strict=True):
-            average.lerp_(weight.float(), 1 - decay)
+            local(average).lerp_(local(weight).float(), 1 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -42,7 +44,7 @@ class WeightAverage:
 
     def _assign(self, values: Sequence[Tensor]) -> None:
         for parameter, value in zip(self._parameters, values, strict=True):
-            parameter.copy_(value)
+            local(parameter).copy_(local(value))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The number of updates under "updates", and parameter name -> average."""
@@ -54,4 +56,4 @@ class WeightAverage:
         """Continue from what `state_dict` gave."""
         self._updates = int(state["updates"])
         for name, average in zip(self._names, self._average, strict=True):
-            average.copy_(state[f"average.{name}"])
+            assign(average, state[f"average.{name}"])

@@ -4,6 +4,7 @@ OUT/step-00001000/
     model/               what the run makes: written by the caller's `save_model`
     average/             the same with averaged weights, if the run averages
     trained.safetensors  trained parameters and buffers as they are in memory, for resuming
+    shards/              instead, where they are sharded: those, the optimizer's and the average's, a file a process
     trainer_state.pt     optimizer, average, and each process's random generators, batch stream and meter
     config.json          the resolved configuration
     checksums.json       SHA-256 of every file above
@@ -24,22 +25,29 @@ from torch import Tensor, nn
 from groma.errors import CheckpointError, InputError
 from groma.storage import atomic_folder, read_json, verify_checksums, write_checksums, write_json
 from groma.train.objective import ParameterGroup
+from groma.train.sharding import assign
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
-CONFIG, TRAINED, STATE, MODEL, AVERAGE = (
+CONFIG, TRAINED, SHARDS, STATE, MODEL, AVERAGE = (
     "config.json",
     "trained.safetensors",
+    "shards",
     "trainer_state.pt",
     "model",
     "average",
 )
 
 FREE_FIELDS = frozenset(
-    f"loop.{name}" for name in ("log_every", "save_every", "evaluate_every", "keep_checkpoints", "prefetch", "threads")
+    [f"loop.{name}" for name in ("log_every", "save_every", "evaluate_every", "keep_checkpoints", "model_every")]
+    + [f"loop.{name}" for name in ("prefetch", "threads", "sharding", "activation_checkpointing", "compile")]
+    + ["recipe.mixture.workers", "recipe.mixture.look_first", "recipe.mixture.specimens"]
 )
-"""Configuration that may differ on resuming: it changes what is shown and kept, not what is learned."""
+"""Configuration that may differ on resuming: it changes what is shown and kept, and where, not what is learned."""
+
+STEP_FIELDS = frozenset(("world_size", "loop.accumulate", "recipe.data.batch_size", "recipe.mixture.batch_size"))
+"""How a step is cut up: may differ as long as it has the same samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +61,11 @@ class Checkpoint:
     config: dict[str, Any]
     """The resolved configuration of the run that wrote it."""
     trained: dict[str, Tensor]
-    """Name -> trained parameter or buffer."""
+    """Name -> trained parameter or buffer; empty where they are sharded."""
     state: dict[str, Any]
-    """What the trainer saved."""
+    """What the trainer saved; with notes in the place of sharded tensors (groma.train.sharding.read_shards)."""
+    shards: Path | None = None
+    """Folder of the sharded tensors, if there are any."""
 
 
 def folder_name(step: int) -> str:
@@ -83,9 +93,9 @@ def resumable_tensors(objective: nn.Module, groups: list[ParameterGroup]) -> dic
     return tensors | {f"buffer.{name}": buffer for name, buffer in objective.named_buffers() if name in kept}
 
 
-def save_state_dict(objective: nn.Module, folder: Path) -> None:
+def save_state_dict(folder: Path, state: Mapping[str, Tensor]) -> None:
     """The default `save_model`: the objective's whole state as `model.safetensors`."""
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in objective.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     save_file(tensors, folder / "model.safetensors")
 
 
@@ -94,9 +104,10 @@ def write_checkpoint(
     *,
     step: int,
     config: Mapping[str, Any],
-    trained: Mapping[str, Tensor],
+    trained: Mapping[str, Tensor] | None,
     state: Mapping[str, Any],
     models: Mapping[str, Callable[[Path], None]],
+    write_shards: Callable[[Path], Mapping[str, Any]] | None = None,
 ) -> None:
     """Write a checkpoint folder atomically.
 
@@ -104,16 +115,20 @@ def write_checkpoint(
         folder: Where; an older folder of this name is replaced.
         step: Optimizer steps done.
         config: The resolved configuration, JSON values.
-        trained: Name -> tensor, as `resumable_tensors` gives.
+        trained: Name -> tensor, as `resumable_tensors` gives; None where they are sharded.
         state: Containers, numbers, text and tensors.
         models: Name of a folder inside -> what fills it.
+        write_shards: Writes sharded tensors into a folder, together with the other processes, and returns what is to
+            be remembered of them in the state.
     """
     with atomic_folder(folder) as temporary:
         for name, save in models.items():
             (temporary / name).mkdir()
             save(temporary / name)
-        save_file({name: t.cpu().contiguous().clone() for name, t in trained.items()}, temporary / TRAINED)
-        torch.save(dict(state), temporary / STATE)
+        if trained is not None:
+            save_file({name: t.cpu().contiguous().clone() for name, t in trained.items()}, temporary / TRAINED)
+        shards = {} if write_shards is None else write_shards(temporary / SHARDS)
+        torch.save({**state, **shards}, temporary / STATE)
         write_json(temporary / CONFIG, {"format": FORMAT, "step": step, **config})
         write_checksums(temporary)
 
@@ -125,20 +140,22 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         CheckpointError: A file is missing, damaged or of another kind; names it.
     """
     verify_checksums(folder)
-    for name in (CONFIG, TRAINED, STATE):
+    sharded = (folder / SHARDS).is_dir()
+    for name in (CONFIG, STATE) if sharded else (CONFIG, TRAINED, STATE):
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name} is missing: not a folder that training can resume from.")
     config = read_json(folder / CONFIG, error=CheckpointError)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise CheckpointError(f"{folder / CONFIG}: expected checkpoint format {FORMAT}.")
     try:
-        trained = load_file(folder / TRAINED)
+        trained = {} if sharded else load_file(folder / TRAINED)
         state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, OSError, EOFError) as cause:
         raise CheckpointError(f"{folder}: cannot be read: {cause}.") from cause
     step = config.pop("step")
     del config["format"]
-    return Checkpoint(folder=folder, step=step, config=config, trained=trained, state=state)
+    shards = folder / SHARDS if sharded else None
+    return Checkpoint(folder=folder, step=step, config=config, trained=trained, state=state, shards=shards)
 
 
 def newest_intact(out: Path) -> Checkpoint | None:
@@ -192,7 +209,7 @@ def restore_tensors(current: Mapping[str, Tensor], saved: Mapping[str, Tensor], 
     if faults:
         raise CheckpointError(f"{folder / TRAINED}: {'; '.join(sorted(faults))}.")
     for name, tensor in current.items():
-        tensor.copy_(saved[name])
+        assign(tensor, saved[name])
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -204,6 +221,16 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def samples_per_step(flat: Mapping[str, Any]) -> int | None:
+    """Samples of an optimizer step over all processes and micro-batches; None where the recipe names no batch size.
+
+    Args:
+        flat: A resolved configuration, as `flatten` gives it.
+    """
+    batch = flat.get("recipe.mixture.batch_size" if flat.get("recipe.mixture.file") else "recipe.data.batch_size")
+    return None if batch is None else flat["world_size"] * flat["loop.accumulate"] * batch
 
 
 def check_same_config(
@@ -221,10 +248,11 @@ def check_same_config(
         InputError: Names every field that differs, with both values.
     """
     new, old = flatten(ours), flatten(theirs)
+    free = FREE_FIELDS | (STEP_FIELDS if samples_per_step(new) == samples_per_step(old) else frozenset())
     differing = [
         f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
         for name in sorted(new.keys() | old.keys())
-        if new.get(name) != old.get(name) and name not in FREE_FIELDS
+        if new.get(name) != old.get(name) and name not in free
     ]
     if may_change_steps:
         differing = [text for text in differing if not text.startswith("loop.steps was ")]

@@ -58,19 +58,30 @@ class LoopConfig:
     """Newest checkpoints that are kept. 0: all of them."""
     ema_decay: float = 0.0
     """Share of the running average of the weights that one step keeps, e.g. 0.999. 0: no average."""
+    sharding: Literal["replicate", "full"] = "replicate"
+    """Several processes: each holds all weights, gradients and momenta (replicate), or a part of each (full, FSDP2)."""
+    activation_checkpointing: bool = False
+    """Layers compute their activations again in the backward pass, instead of keeping them: less memory, a third more
+    arithmetic, the same results."""
+    compile: bool = False
+    """Compile the transformers' layers (torch.compile). The first steps then take minutes."""
+    model_every: int = 1
+    """Every so many-eth checkpoint, and the last, holds the model as `groma.load` takes it; the others only what
+    resuming needs."""
     threads: int = 0
     """Threads of torch in each process. 0: leave it as it is."""
     prefetch: int = 0
     """Micro-batches made ahead by a background thread. 0: made when needed."""
 
     def __post_init__(self) -> None:
-        check_counts(self, "steps", "accumulate", "log_every", minimum=1)
+        check_counts(self, "steps", "accumulate", "log_every", "model_every", minimum=1)
         check_counts(self, "seed", "save_every", "evaluate_every", minimum=0)
         check_counts(self, "keep_checkpoints", "threads", "prefetch", minimum=0)
         check_numbers(self, "ema_decay", minimum=0, below=1)
         if self.clip_norm is not None:
             check_numbers(self, "clip_norm", minimum=0)
             require(self, "clip_norm", self.clip_norm > 0, "above 0, or None for no clipping")
+        require(self, "sharding", self.sharding in ("replicate", "full"), '"replicate" or "full"')
         require(self, "precision", self.precision in ("fp32", "bf16"), '"fp32" or "bf16"')
 
 

@@ -1,10 +1,11 @@
-"""Several processes as one: what torchrun's environment says, sums over processes, rank 0 as the only writer.
+"""Several processes as one: what torchrun's environment says, sums over processes.
 
-Gradients are averaged by hand after the last backward pass of a step rather than by DistributedDataParallel. The loop
-needs a plain sum (each loss is already divided by the weight of the whole step), accumulation without `no_sync`, and
-parameters that no process used must keep `grad = None` so that the optimizer skips them; DDP would average, and hand
-out zeros that still apply momentum and weight decay. One flat all-reduce a step is all that is needed; what is given
-up is the overlap of communication with the backward pass. Module buffers are not synchronized.
+Replicated weights (for sharded ones see groma.train.sharding): gradients are summed by hand after the last backward
+pass of a step rather than by DistributedDataParallel. The loop needs a plain sum (each loss is already divided by the
+weight of the whole step), accumulation without `no_sync`, and parameters that no process used must keep `grad = None`
+so that the optimizer skips them; DDP would average, and hand out zeros that still apply momentum and weight decay. One
+flat all-reduce a step is all that is needed; what is given up is the overlap of communication with the backward pass.
+Module buffers are not synchronized.
 """
 
 import importlib
@@ -53,6 +54,12 @@ class World:
         total = torch.tensor(value, dtype=torch.float64)
         distributed.all_reduce(total)
         return total.item()
+
+    def root_of_squares(self, norm: Tensor) -> Tensor:
+        """() the L2 norm of what all processes have, from the norm () of what this one has."""
+        square = norm.float().square()
+        distributed.all_reduce(square)
+        return square.sqrt()
 
     def any(self, flag: bool) -> bool:
         """Whether any process says so."""

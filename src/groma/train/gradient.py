@@ -13,11 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from groma.errors import GromaError, InputError
 from groma.train.config import LoopConfig
 from groma.train.distributed import World
 from groma.train.objective import Losses, Objective
+from groma.train.sharding import local
 
 
 class DivergenceError(GromaError, ArithmeticError):
@@ -70,14 +72,28 @@ def compute_gradient(
             losses[-1].total.backward()
         elif weight > 0:
             raise InputError(f"step {step}: the loss of a {_name(batch)} depends on nothing that is trained.")
-    world.sum_gradients(parameters)
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if config.sharding == "replicate" or world.size == 1:
+        world.sum_gradients(parameters)  # sharded ones are summed in the backward pass
+    norm = _total_norm([p.grad for p in parameters if p.grad is not None], world)
     reports, grad_norm = _to_numbers(losses, norm)
     if not math.isfinite(grad_norm) or not all(math.isfinite(report["loss"]) for report in reports):
         raise DivergenceError(_describe_divergence(batches, reports, named_parameters, step=step, rank=world.rank))
     if config.clip_norm is not None:
-        torch.nn.utils.clip_grads_with_norm_(parameters, config.clip_norm, norm)
+        _clip(parameters, config.clip_norm, norm)
     return StepReport(terms=_summed(reports), grad_norm=grad_norm)
+
+
+def _total_norm(gradients: Sequence[Tensor], world: World) -> Tensor:
+    """() the L2 norm of all gradients together; of sharded ones over all processes."""
+    norm = torch.nn.utils.get_total_norm([local(gradient) for gradient in gradients])
+    return world.root_of_squares(norm) if any(isinstance(gradient, DTensor) for gradient in gradients) else norm
+
+
+def _clip(parameters: Sequence[nn.Parameter], most: float, norm: Tensor) -> None:
+    factor = (most / (norm + 1e-6)).clamp(max=1.0)
+    for parameter in parameters:
+        if parameter.grad is not None:
+            local(parameter.grad).mul_(factor)
 
 
 def _weight(objective: Objective, batch: Any, step: int) -> float:
@@ -129,7 +145,7 @@ def _describe_divergence(
         f"{_name(batch)}: " + ", ".join(f"{name} {value:.6g}" for name, value in report.items())
         for batch, report in zip(batches, reports, strict=True)
     )
-    bad = [name for name, p in named_parameters if p.grad is not None and not p.grad.isfinite().all()]
+    bad = [name for name, p in named_parameters if p.grad is not None and not local(p.grad).isfinite().all()]
     where = f" Gradients not finite: {', '.join(bad[:5])}{', ...' if len(bad) > 5 else ''}." if bad else ""
     return (
         f"step {step} (process {rank}): the loss or its gradient is not finite. {shown}.{where} "

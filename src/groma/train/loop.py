@@ -18,6 +18,8 @@ from typing import Any, Literal
 
 import torch
 from rich.console import Console
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from groma.errors import InputError
 from groma.storage import json_text
@@ -54,6 +56,15 @@ from groma.train.randomness import (
     undisturbed_randomness,
 )
 from groma.train.schedule import learning_rate_factor
+from groma.train.sharding import (
+    checkpoint_activations,
+    compile_blocks,
+    cut,
+    gathered_state,
+    read_shards,
+    shard,
+    write_shards,
+)
 
 METRICS = "metrics.jsonl"
 
@@ -62,12 +73,13 @@ METRICS = "metrics.jsonl"
 class Hooks:
     """What the caller may plug into a run."""
 
-    save_model: Callable[[Path], None] | None = None
-    """Fills the (existing, empty) `model/` folder of a checkpoint; called again under averaged weights for `average/`.
-    None: the objective's whole state as safetensors. Called on rank 0."""
+    save_model: Callable[[Path, Mapping[str, Tensor]], None] | None = None
+    """Fills the (existing, empty) `model/` folder of a checkpoint from the objective's state, whose tensors are whole;
+    called again with averaged weights for `average/`. None: the state as safetensors. Called on rank 0."""
     on_evaluate: Callable[[int], Mapping[str, float]] | None = None
-    """Step -> named figures. Called on rank 0, under averaged weights if the run averages, in evaluation mode; what
-    it draws from random generators does not change the training."""
+    """Step -> named figures. Called under averaged weights if the run averages, in evaluation mode; on rank 0, or on
+    all ranks where weights are sharded, as a forward pass then takes all of them. What it draws from random generators
+    does not change the training."""
     samples_per_batch: Callable[[Any], int] = len
     """Batch -> the number of samples in it, for the samples/s."""
     counts: Callable[[Any], Mapping[str, int]] | None = None
@@ -153,6 +165,7 @@ class Trainer:
     ) -> None:
         loop = config.loop
         self.objective, self.config, self.world, self.out, self.hooks = objective, config, world, out, hooks
+        self.mesh = self._prepare()
         self.stream = PrefetchingStream(stream, loop.prefetch) if loop.prefetch else stream
         self.groups = objective.parameter_groups()
         check_groups(objective, self.groups)
@@ -168,14 +181,26 @@ class Trainer:
         self.wall_before_s = 0.0
         self.saved_step = -1
 
+    def _prepare(self) -> DeviceMesh | None:
+        """Let the objective compute as the configuration wants; returns the mesh that its parameters are sharded on."""
+        loop = self.config.loop
+        if loop.activation_checkpointing:
+            checkpoint_activations(self.objective)
+        if loop.compile:
+            compile_blocks(self.objective)
+        if loop.sharding == "replicate" or self.world.size == 1:
+            return None
+        self.world.broadcast([tensor.detach() for tensor in self.objective.state_dict(keep_vars=True).values()])
+        return shard(self.objective, self.world.device, precision=loop.precision)
+
     def start(self, resume: Literal["auto", "never"] | Path, *, may_change_steps: bool) -> None:
         """Seed a new run, or restore an old one."""
         checkpoint = self._find_checkpoint(resume)
         seed_everything(self.config.loop.seed, self.world.rank)
-        if checkpoint is None:
-            self.world.broadcast(list(self.tensors.values()))
-        else:
+        if checkpoint is not None:
             self._restore(checkpoint, may_change_steps=may_change_steps)
+        elif self.mesh is None:
+            self.world.broadcast(list(self.tensors.values()))
         if self.world.is_main:
             remove_leftovers(self.out)
             self.log_file = MetricsLog(self.out / METRICS, upto=self.step_count)
@@ -279,7 +304,7 @@ class Trainer:
 
     def evaluate(self, progress: Progress | None) -> None:
         """Write a line with the figures of the caller's evaluation."""
-        if self.world.is_main and self.hooks.on_evaluate:
+        if self.hooks.on_evaluate and (self.world.is_main or self.mesh is not None):
             self.objective.eval()
             with undisturbed_randomness(), self.average.applied() if self.average else nullcontext():
                 values = {name: float(value) for name, value in self.hooks.on_evaluate(self.step_count).items()}
@@ -300,35 +325,60 @@ class Trainer:
         """Write a checkpoint of the present step and delete the oldest; returns its folder."""
         folder = self.out / folder_name(self.step_count)
         processes = self.world.gather(self._process_state())
-        if self.world.is_main:
-            save_model = self.hooks.save_model or partial(save_state_dict, self.objective)
-            models = {MODEL: save_model}
-            if self.average:
-                models[AVERAGE] = partial(self._save_average, save_model)
-            state = {
-                "wall_s": self.wall_s,
+        with undisturbed_randomness():
+            models = self._models() if self._model_is_due() else {}
+            state = {"wall_s": self.wall_s, "processes": processes}
+            tensors = {
                 "optimizer": self.optimizer.state_dict(),
                 "average": self.average.state_dict() if self.average else None,
-                "processes": processes,
             }
-            with undisturbed_randomness():
+            sharded = {"trained": self.tensors} | tensors
+            if self.mesh is not None and not self.world.is_main:
+                write_shards(sharded, None)  # where, rank 0 tells
+            elif self.world.is_main:
                 write_checkpoint(
                     folder,
                     step=self.step_count,
                     config=self.resolved,
-                    trained=self.tensors,
-                    state=state,
+                    trained=self.tensors if self.mesh is None else None,
+                    state=state if self.mesh is not None else state | tensors,
                     models=models,
+                    write_shards=None if self.mesh is None else partial(write_shards, sharded),
                 )
+        if self.world.is_main:
             prune(self.out, keep=self.config.loop.keep_checkpoints, upto=self.step_count)
         self.world.barrier()
         self.saved_step = self.step_count
         return folder
 
-    def _save_average(self, save_model: Callable[[Path], None], folder: Path) -> None:
+    def _model_is_due(self) -> bool:
+        """Whether this checkpoint holds the model; the last one of a run does, however it ends."""
+        loop = self.config.loop
+        return not (loop.save_every and self._due(loop.save_every)) or (
+            self.step_count == loop.steps or self.step_count // loop.save_every % loop.model_every == 0
+        )
+
+    def _models(self) -> dict[str, Callable[[Path], None]]:
+        """Name of a folder -> what fills it; on rank 0 the weights are at hand now, however they are sharded."""
+        save_model = self.hooks.save_model or save_state_dict
+        gather = partial(gathered_state, self.objective, keep=self.world.is_main)
+        models = {MODEL: partial(_fill, save_model, gather() if self.mesh else gather)}
+        if self.average and self.mesh:
+            with self.average.applied():
+                models[AVERAGE] = partial(_fill, save_model, gather())
+        elif self.average:
+            models[AVERAGE] = partial(self._fill_average, save_model, gather)
+        return models
+
+    def _fill_average(
+        self,
+        save_model: Callable[[Path, Mapping[str, Tensor]], None],
+        gather: Callable[[], Mapping[str, Tensor]],
+        folder: Path,
+    ) -> None:
         assert self.average is not None
         with self.average.applied():
-            save_model(folder)
+            save_model(folder, gather())
 
     def _process_state(self) -> dict[str, Any]:
         """What is different in each process. The stream's state goes as JSON text: plain, and checked to be so."""
@@ -355,17 +405,43 @@ class Trainer:
 
     def _restore(self, checkpoint: Checkpoint, *, may_change_steps: bool) -> None:
         check_same_config(self.resolved, checkpoint.config, folder=checkpoint.folder, may_change_steps=may_change_steps)
-        restore_tensors(self.tensors, checkpoint.trained, checkpoint.folder)
-        state = checkpoint.state
-        self.optimizer.load_state_dict(state["optimizer"])
+        state, trained = checkpoint.state, checkpoint.trained
+        if checkpoint.shards is not None:
+            state = read_shards(state, checkpoint.shards, self.mesh)
+            trained = state["trained"]
+        restore_tensors(self.tensors, trained, checkpoint.folder)
+        self.optimizer.load_state_dict(cut(state["optimizer"], self.mesh))
         if self.average:
             self.average.load_state_dict(state["average"])
-        process = state["processes"][self.world.rank]
-        self.stream.load_state_dict(json.loads(process["stream"]))
-        self.meter = Meter(**process["meter"])
-        restore_random_state(process["random"])
+        self._restore_process(state["processes"])
         self.wall_before_s = state["wall_s"]
         self.step_count = self.saved_step = checkpoint.step
+
+    def _restore_process(self, processes: Sequence[Mapping[str, Any]]) -> None:
+        """What is different in each process; there may have been more or fewer of them before.
+
+        A process that is new goes on where the others are and keeps the random generators it was seeded with; what a
+        process that is gone had measured since the last line of the log, the first one takes over.
+        """
+        rank, size = self.world.rank, self.world.size
+        is_new = rank >= len(processes)
+        process = processes[0 if is_new else rank]
+        self.stream.load_state_dict(json.loads(process["stream"]))
+        self.meter = Meter(steps=process["meter"]["steps"]) if is_new else Meter(**process["meter"])
+        if rank == 0:
+            for gone in processes[size:]:
+                self.meter.merge(Meter(**gone["meter"]))
+        if not is_new:
+            restore_random_state(process["random"])
+
+
+def _fill(
+    save_model: Callable[[Path, Mapping[str, Tensor]], None],
+    state: Mapping[str, Tensor] | Callable[[], Mapping[str, Tensor]],
+    folder: Path,
+) -> None:
+    """Let `save_model` fill a folder with a state, or with what gives it when its time has come."""
+    save_model(folder, state() if callable(state) else state)
 
 
 @contextmanager

@@ -49,6 +49,15 @@ class Meter:
         """The sums as plain values."""
         return {name: getattr(self, name) for name in self.__slots__}
 
+    def merge(self, other: "Meter") -> None:
+        """Take in what another process measured in the same steps: a run goes on with fewer processes than before."""
+        for name, value in other.sums.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        for name, steps in other.counts.items():
+            self.counts[name] = max(self.counts.get(name, 0), steps)
+        self.count(other.counted)
+        self.samples += other.samples
+
     def summary(self, world: World) -> dict[str, Any]:
         """The averages over all processes: "loss", "terms", "grad_norm", "samples_per_s"; and "counts", if any."""
         states = world.gather(self.state_dict())

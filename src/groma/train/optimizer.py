@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from groma.errors import CheckpointError, InputError
 from groma.train.config import OptimizerConfig
@@ -127,6 +128,11 @@ def _make_adamw(groups: Sequence[ParameterGroup], config: OptimizerConfig) -> to
 def _make_muon(groups: Sequence[ParameterGroup], config: OptimizerConfig) -> torch.optim.Optimizer:
     for group in groups:
         for name, parameter in group.parameters:
+            if isinstance(parameter, DTensor):
+                raise InputError(
+                    f"group {group.name}: Muon needs whole matrices, but {name} is sharded: choose optimizer.name "
+                    "adamw, or loop.sharding replicate."
+                )
             if parameter.ndim != 2:
                 raise InputError(
                     f"group {group.name}: {name} has shape {tuple(parameter.shape)}, but Muon trains matrices only; "

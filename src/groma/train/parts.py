@@ -16,12 +16,26 @@ PARTS_FILE = "parts.safetensors"
 
 def save_parts(parts: Mapping[str, nn.Module], folder: Path) -> None:
     """Write all parts into `folder` as one file; names are "<part>.<parameter>"."""
-    tensors = {
-        f"{part}.{name}": tensor.detach().cpu().contiguous().clone()
-        for part, module in parts.items()
-        for name, tensor in module.state_dict().items()
-    }
+    state = {f"{part}.{name}": t for part, module in parts.items() for name, t in module.state_dict().items()}
+    save_state(state, folder)
+
+
+def save_state(state: Mapping[str, Tensor], folder: Path) -> None:
+    """The same of tensors that are named so already."""
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     save_file(tensors, folder / PARTS_FILE)
+
+
+def state_of_parts(owner: nn.Module, parts: Mapping[str, nn.Module], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """From the state of the module that owns the parts: "<part>.<parameter>" -> tensor."""
+    place = {id(module): name for name, module in owner.named_modules()}
+    return {
+        f"{part}.{name.removeprefix(prefix)}": tensor
+        for part, module in parts.items()
+        for prefix in (f"{place[id(module)]}.",)
+        for name, tensor in state.items()
+        if name.startswith(prefix)
+    }
 
 
 def load_parts(parts: Mapping[str, nn.Module], checkpoint: Path) -> list[str]:

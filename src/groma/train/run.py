@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from groma.data.scenes.atlas import atlas
 from groma.errors import InputError
@@ -33,7 +34,7 @@ from groma.train.language import AnswerTraining
 from groma.train.loop import Hooks, TrainResult, train
 from groma.train.mixtures import Mixture, Tally, counts_of, fixed_batches, look_at, make_stream, open_file, steps_of
 from groma.train.objective import BatchStream, Objective
-from groma.train.parts import load_parts, save_parts
+from groma.train.parts import load_parts, save_state, state_of_parts
 from groma.train.pretraining import EncoderPretraining, initialize_from_scratch
 from groma.train.region_tables import RegionTables
 from groma.train.specimens import Specimen, answer_specimens, find_specimens
@@ -101,8 +102,8 @@ def run_stage(
         objective.to(world.device)
         tally = Tally(1.0 if mixture is None else mixture.config.max_bad_share)
         hooks = Hooks(
-            save_model=lambda folder: _save_model(objective, blueprint, folder),
-            on_evaluate=_evaluation(objective, config, blueprint, mixture, partial(_draw, out=out, tell=tell)),
+            save_model=partial(_save_model, objective, blueprint),
+            on_evaluate=_evaluation(objective, config, blueprint, mixture, world, partial(_draw, out=out, tell=tell)),
             counts=None if mixture is None else counts_of,
             on_log=tally,
             sinks=[start_tracker(name, out, recipe) for name in trackers if world.is_main],
@@ -166,6 +167,7 @@ def _evaluation(
     config: StageConfig,
     blueprint: Blueprint,
     mixture: Mixture | None,
+    world: World,
     draw: Callable[[Groma, Sequence[Specimen], int], None],
 ) -> Callable[[int], Mapping[str, float]] | None:
     """What an evaluation does; None where there is nothing to look at."""
@@ -174,7 +176,7 @@ def _evaluation(
     held_out = open_file(config.mixture.validation) if config.mixture.validation else None
     batches = [] if held_out is None else fixed_batches(config, held_out, blueprint, VALIDATION_BATCHES)
     specimens = []
-    if isinstance(objective, AnswerTraining):
+    if isinstance(objective, AnswerTraining) and not (config.training.loop.sharding == "full" and world.size > 1):
         specimens = find_specimens((held_out or mixture).sets, config.mixture.specimens, seed=config.mixture.seed)
     if not batches and not specimens:
         return None
@@ -213,12 +215,15 @@ def fingerprint_of_frozen(objective: Objective) -> str:
     return digest.hexdigest()[:16]
 
 
-def _save_model(objective: Objective, blueprint: Blueprint, folder: Path) -> None:
+def _save_model(objective: Objective, blueprint: Blueprint, folder: Path, state: Mapping[str, Tensor]) -> None:
     """Fill a checkpoint's `model/`: with what `groma.load` takes where the whole model is at hand, else with parts."""
+    named = state_of_parts(objective, objective.parts(), state)
     if isinstance(objective, AnswerTraining):
-        save_whole(objective.model, blueprint.speaks(), objective.preprocessing, folder)
+        parts = dict(objective.model.named_children())
+        weights = {name: tensor for name, tensor in named.items() if name.partition(".")[0] in parts}
+        save_whole(objective.model, blueprint.speaks(), objective.preprocessing, folder, state=weights)
     else:
-        save_parts(objective.parts(), folder)
+        save_state(named, folder)
 
 
 def build_objective(config: StageConfig, blueprint: Blueprint | None = None) -> Objective:

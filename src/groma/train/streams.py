@@ -13,6 +13,7 @@ from groma.data.scenes.atlas import atlas
 from groma.data.scenes.closeups import close_ups
 from groma.data.scenes.colours import COLOURS
 from groma.data.scenes.scene import Scene, make_scene
+from groma.errors import InputError
 from groma.prompt.chat_format import ChatFormat
 from groma.prompt.tokenizer_base import PromptTokenizer
 from groma.prompt.tokens import IGNORE_INDEX
@@ -79,12 +80,30 @@ class SceneStream(BatchStream):
         return vision_batch([close for s in scenes for close in close_ups(s, self.crop_px, rng)], source)
 
     def state_dict(self) -> dict[str, Any]:
-        """How many batches were given."""
-        return {"number": self.number}
+        """How many scenes all processes were given."""
+        return {"scenes": self.number * self.world_size * self.batch_size}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after `number` batches."""
-        self.number = int(state["number"])
+        """Go on after so many scenes; see `batches_after`."""
+        self.number = batches_after(int(state["scenes"]), self.world_size * self.batch_size)
+
+
+def batches_after(scenes: int, at_once: int) -> int:
+    """How many batches a process was given, when all were given that many scenes.
+
+    Args:
+        scenes: by all processes.
+        at_once: scenes of one batch of each process.
+
+    Raises:
+        InputError: batches are cut otherwise now, and one of them would have begun already.
+    """
+    if scenes % at_once:
+        raise InputError(
+            f"The run saw {scenes} scenes, which is no multiple of the {at_once} that all processes take at once now: "
+            "choose a batch size that divides what a step had before."
+        )
+    return scenes // at_once
 
 
 def vision_batch(scenes: Sequence[Scene], source: str) -> VisionBatch:
@@ -182,9 +201,9 @@ class DialogueStream(BatchStream):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """How many batches were given."""
-        return {"number": self.number}
+        """How many scenes all processes were given."""
+        return {"scenes": self.number * self.world_size * self.batch_size}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after `number` batches."""
-        self.number = int(state["number"])
+        """Go on after so many scenes; see `batches_after`."""
+        self.number = batches_after(int(state["scenes"]), self.world_size * self.batch_size)
