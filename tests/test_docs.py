@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from groma.cli import parse
-from groma.cli.train import _parse, find_recipe
+from groma.cli.train import DATA_FLAG, _parse, _value_of, find_recipe
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -43,6 +43,6 @@ def test_commands_are_found():
 def test_documented_commands_are_understood(command):
     _, *arguments = shlex.split(command)
     if arguments[0] == "train":
-        _parse(find_recipe(arguments[1]), arguments[2:])
+        _parse(find_recipe(arguments[1], from_files=_value_of(DATA_FLAG, arguments) is not None), arguments[2:])
         return
     parse(arguments)

@@ -4,6 +4,7 @@ Also a program: `torchrun ... toy_stage.py OUT STEPS ACCUMULATE [SHARDING]` trai
 processes. KILL=RANK:MICRO_BATCH in the environment kills that process when it asks for that micro-batch.
 """
 
+import atexit
 import os
 import signal
 import sys
@@ -110,6 +111,15 @@ def toy_run(steps: int, accumulate: int, sharding: str = "replicate") -> Trainin
     )
 
 
+def check_threads() -> None:
+    """End with an error if threads of a group of processes are still there: at times they abort the process later."""
+    tasks = Path("/proc/self/task")  # Linux
+    names = [(task / "comm").read_text().strip() for task in tasks.iterdir()] if tasks.exists() else []
+    if any("gloo" in name for name in names):
+        print(f"threads left at exit: {names}", file=sys.stderr, flush=True)
+        os._exit(3)
+
+
 def main() -> None:
     from groma.train.distributed import current_world
     from groma.train.loop import train
@@ -122,4 +132,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    atexit.register(check_threads)  # first come, last called
     main()

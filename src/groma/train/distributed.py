@@ -8,6 +8,8 @@ flat all-reduce a step is all that is needed; what is given up is the overlap of
 Module buffers are not synchronized.
 """
 
+import atexit
+import gc
 import importlib
 import os
 from collections.abc import Iterator, Sequence
@@ -17,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from groma.errors import InputError
 
@@ -169,3 +172,16 @@ def process_group() -> Iterator[World]:
         yield world
     finally:
         distributed.destroy_process_group()
+        atexit.register(_release_groups)
+
+
+def _release_groups() -> None:
+    """Drop what still refers to ended groups, whose threads would abort the process if they lived through its exit.
+
+    Sharded modules refer to their group in cycles; and torch keeps layouts of sharded tensors in caches for good, with
+    each its mesh, and with that the group.
+    """
+    for value in gc.get_objects():
+        if type(value) is DeviceMesh:
+            getattr(value, "_pg_registry", {}).clear()
+    gc.collect()
