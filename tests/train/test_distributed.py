@@ -7,12 +7,13 @@ import random
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from stage_worker import STEPS
+from stage_worker import STEPS, stages
 from stage_worker import run as run_stages
 from toy_stage import Stream, Toy, toy_run
 
@@ -21,6 +22,7 @@ from groma.errors import InputError
 from groma.train.checkpoint import SHARDS, TRAINED, check_same_config, newest_intact, samples_per_step
 from groma.train.loop import train
 from groma.train.metrics import Meter
+from groma.train.run import run_stage
 from groma.train.streams import batches_after
 
 HERE = Path(__file__).parent
@@ -136,6 +138,19 @@ def test_stages_on_two_processes_equal_those_on_one(tmp_path):
         assert measured[0] == pytest.approx(measured[1], rel=1e-3) and len(measured[0]) == STEPS // 2
 
 
+@pytest.mark.slow
+def test_sharded_stages_in_bfloat16(tmp_path):
+    """Weights that are gathered in bfloat16, in training and evaluation, next to float32's."""
+    run_stages(tmp_path / "one", "replicate", 4)
+    ran = on_two("stage_worker.py", tmp_path / "two", "full", 2, "bf16")
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    for stage, term, tolerance in (("detect", "loss_ce", 5e-2), ("instruct", "answer", 2e-3)):
+        one, two = (tmp_path / run / stage for run in ("one", "two"))
+        assert losses(two) == pytest.approx(losses(one), rel=tolerance) and len(losses(one)) == STEPS
+        # one process validates on batches twice as large, so on other scenes
+        assert evaluations(two, term) == pytest.approx(evaluations(one, term), rel=0.3)
+
+
 def evaluations(out: Path, term: str) -> list[float]:
     records = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
     return [record["values"][term] for record in records if record["kind"] == "evaluate"]
@@ -177,3 +192,18 @@ def test_what_a_process_that_is_gone_measured_is_not_lost():
     mine.merge(gone)
     assert (mine.sums, mine.counts) == ({"loss": 4.0, "only_here": 1.0}, {"loss": 1, "only_here": 1})
     assert (mine.samples, mine.steps, mine.grad_norm, mine.counted) == (8, 3, 6.0, {"set/used": 4})
+
+
+@pytest.mark.slow
+def test_compiled_blocks_compute_the_same(tmp_path, monkeypatch):
+    """Traced and differentiated by torch.compile; its code generator, which takes minutes, is left out."""
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda *a, **k: compile_module(*a, backend="aot_eager", **k))
+    config = stages("replicate", 4, "fp32")["instruct"]
+    training = config.training
+    run_stage(config, out=tmp_path / "plain")
+    run_stage(
+        replace(config, training=replace(training, loop=replace(training.loop, compile=True))),
+        out=tmp_path / "compiled",
+    )
+    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), rel=1e-5)

@@ -7,7 +7,7 @@ gradients --sum over processes--> the gradient of one big batch --> norm, check,
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,8 +106,13 @@ def _weight(objective: Objective, batch: Any, step: int) -> float:
 def _forward(objective: Objective, batch: Any, total_weight: float, *, device: torch.device, precision: str) -> Losses:
     if hasattr(batch, "to"):
         batch = batch.to(device)
-    with torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext():
+    with computing(device, precision):
         return objective(batch, total_weight=total_weight)
+
+
+def computing(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """A `with` block in which a run of this precision ("fp32", "bf16") computes."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
 def _to_numbers(losses: Sequence[Losses], norm: Tensor) -> tuple[list[dict[str, float]], float]:

@@ -42,7 +42,7 @@ from groma.train.checkpoint import (
 )
 from groma.train.config import TrainingConfig
 from groma.train.distributed import World, process_group
-from groma.train.gradient import compute_gradient
+from groma.train.gradient import compute_gradient, computing
 from groma.train.interruption import interruptions
 from groma.train.metrics import Meter, MetricsLog
 from groma.train.objective import BatchStream, Objective
@@ -306,7 +306,10 @@ class Trainer:
         """Write a line with the figures of the caller's evaluation."""
         if self.hooks.on_evaluate and (self.world.is_main or self.mesh is not None):
             self.objective.eval()
-            with undisturbed_randomness(), self.average.applied() if self.average else nullcontext():
+            # sharded blocks get their weights in the run's precision, so all else must be in it, too
+            precision = self.config.loop.precision if self.mesh else "fp32"
+            averaged = self.average.applied() if self.average else nullcontext()
+            with undisturbed_randomness(), averaged, computing(self.world.device, precision):
                 values = {name: float(value) for name, value in self.hooks.on_evaluate(self.step_count).items()}
             self.objective.train()
             record = {"step": self.step_count, "kind": "evaluate", "wall_s": round(self.wall_s, 3)}
