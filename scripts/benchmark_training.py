@@ -109,7 +109,10 @@ def instruction(config: GromaConfig, options: argparse.Namespace) -> tuple[Objec
     tokens = SpecialTokenIds.after(vocabulary, num_regions=config.selection.max_regions)
     preprocessing = Preprocessing(size_px=config.image_size)
     objective = AnswerTraining(
-        GromaModel(config), tokens, preprocessing, train_language=options.stage == "instruct", config=LanguageConfig()
+        GromaModel(config),
+        tokens,
+        preprocessing,
+        config=LanguageConfig(train="all" if options.stage == "instruct" else "added"),
     )
     words = torch.randint(3, vocabulary, (options.text_tokens,)).tolist()
     ids = (1, tokens.image, tokens.region_list, *words)

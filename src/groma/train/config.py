@@ -87,10 +87,11 @@ class LoopConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW for everything, or Muon for hidden matrices and AdamW for the rest."""
+    """AdamW for everything, with averages of 32 or 8 bits, or Muon for hidden matrices and AdamW for the rest."""
 
-    name: Literal["adamw", "muon"] = "adamw"
-    """muon: groups marked as such are trained by Muon (Jordan et al. 2024), the others by AdamW."""
+    name: Literal["adamw", "adamw8bit", "muon"] = "adamw"
+    """muon: groups marked as such are trained by Muon (Jordan et al. 2024), the others by AdamW. adamw8bit: AdamW that
+    keeps its two running averages in eight bits (package torchao)."""
     lr: float = 2e-4
     """AdamW's peak learning rate, before a group's own factor."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -110,7 +111,7 @@ class OptimizerConfig:
     rates), or the original's (sqrt(max(1, rows / columns)); a fit for rates around 0.02)."""
 
     def __post_init__(self) -> None:
-        require(self, "name", self.name in ("adamw", "muon"), '"adamw" or "muon"')
+        require(self, "name", self.name in ("adamw", "adamw8bit", "muon"), '"adamw", "adamw8bit" or "muon"')
         check_numbers(self, "lr", "eps", "weight_decay", minimum=0)
         check_numbers(self, "muon_momentum", minimum=0, below=1)
         check_counts(self, "muon_iterations", minimum=1)
@@ -152,6 +153,13 @@ class TrainingConfig:
     """Which update rule."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """The learning rate over time."""
+
+    def __post_init__(self) -> None:
+        if self.optimizer.name == "adamw8bit" and self.loop.sharding == "full":
+            raise InputError(
+                'optimizer.name "adamw8bit" needs loop.sharding "replicate": eight-bit averages cannot be read back '
+                'from sharded checkpoints; "adamw" shards its own.'
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The values as nested dictionaries that survive JSON unchanged (tuples become lists)."""

@@ -3,7 +3,7 @@
 B pictures, R_i regions, U_i user's boxes, T_i annotated boxes of picture i.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from groma.model.selection import match_regions
 from groma.model.splice import Spliced, SplicedBatch, pack, splice
 from groma.prompt.render import RenderedPrompt
 from groma.prompt.tokens import SpecialTokenIds
+from groma.train.adapters import add_adapters, merged
 from groma.train.groups import freeze, parameter_groups
 from groma.train.objective import Losses, Objective, ParameterGroup
 from groma.train.region_tables import RegionTables, imitation_losses
@@ -34,7 +35,6 @@ class AnswerTraining(Objective):
         tokens: SpecialTokenIds,
         preprocessing: Preprocessing,
         *,
-        train_language: bool,
         config: LanguageConfig,
         tables: RegionTables | None = None,
         seed: int = 0,
@@ -45,19 +45,29 @@ class AnswerTraining(Objective):
             model: the whole model.
             tokens: ids of the special tokens.
             preprocessing: normalizes the batches' pictures.
-            train_language: stage 3, the language model is trained as well; stage 2 trains its added rows alone
-                (paper, section 3.4).
-            config: how it is trained.
+            config: how it is trained, and what of the language model.
             tables: what region tokens should imitate; needed where `config.imitation` is not 0.
             seed: draws the order of the regions, which training shuffles.
         """
         super().__init__()
         self.model, self.tokens, self.preprocessing = model, tokens, preprocessing
-        self.tables, self._imitation = tables, config.imitation
-        self._language_lr_scale = config.language_lr_scale if train_language else 1.0
-        self._seed = seed
+        self.tables, self._config, self._seed = tables, config, seed
         freeze((model.encoder, model.proposer, *([] if tables is None else [tables])))
-        model.language.base.requires_grad_(train_language)
+        model.language.base.requires_grad_(config.train == "all")
+
+    def settle(self) -> None:
+        """Give the language model its adapters and its frozen weights their type, now that they are loaded."""
+        config, base = self._config, self.model.language.base
+        if config.train == "lora":
+            add_adapters(base, config.lora, seed=self._seed)
+        if config.frozen_precision == "bf16":
+            for parameter in base.parameters():
+                if not parameter.requires_grad:
+                    parameter.data = parameter.data.bfloat16()
+
+    def saved(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What is stored of the model, from its state as it is trained: adapters are part of the weights."""
+        return merged(state, self._config.lora) if self._config.train == "lora" else dict(state)
 
     def train(self, mode: bool = True) -> nn.Module:
         """The frozen half stays in evaluation mode."""
@@ -84,7 +94,7 @@ class AnswerTraining(Objective):
             return Losses(loss.total, terms)
         share = self.weight(batch) / total_weight
         extra = {name: value * share for name, value in self._imitate(batch, visual, matched).items()}
-        total = loss.total + self._imitation * (extra["imitation"] + extra["naming"])
+        total = loss.total + self._config.imitation * (extra["imitation"] + extra["naming"])
         return Losses(total, terms | {name: value.detach() for name, value in extra.items()})
 
     def _imitate(
@@ -130,11 +140,12 @@ class AnswerTraining(Objective):
         return parts if self.tables is None else parts | {"tables": self.tables}
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Projector, region encoder, added token rows; the language model in stage 3."""
-        model = self.model
+        """Projector, region encoder, added token rows; what else learns of the language model in stage 3."""
+        model, config = self.model, self._config
         groups = parameter_groups("projector", model.projector)
         groups += parameter_groups("region_encoder", model.region_encoder)
-        return groups + parameter_groups("language", model.language, lr_scale=self._language_lr_scale)
+        scale = 1.0 if config.train == "added" else config.language_lr_scale
+        return groups + parameter_groups("language", model.language, lr_scale=scale)
 
 
 def pack_prompts(

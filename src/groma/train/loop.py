@@ -306,10 +306,8 @@ class Trainer:
         """Write a line with the figures of the caller's evaluation."""
         if self.hooks.on_evaluate and (self.world.is_main or self.mesh is not None):
             self.objective.eval()
-            # sharded blocks get their weights in the run's precision, so all else must be in it, too
-            precision = self.config.loop.precision if self.mesh else "fp32"
             averaged = self.average.applied() if self.average else nullcontext()
-            with undisturbed_randomness(), averaged, computing(self.world.device, precision):
+            with undisturbed_randomness(), averaged, computing(self.world.device, self.config.loop.precision):
                 values = {name: float(value) for name, value in self.hooks.on_evaluate(self.step_count).items()}
             self.objective.train()
             record = {"step": self.step_count, "kind": "evaluate", "wall_s": round(self.wall_s, 3)}

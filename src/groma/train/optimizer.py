@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from groma.errors import CheckpointError, InputError
+from groma.errors import CheckpointError, InputError, MissingExtraError
 from groma.train.config import OptimizerConfig
 from groma.train.objective import Objective, ParameterGroup
 
@@ -70,7 +71,10 @@ class OptimizerSet:
         """Set each group's learning rate to its peak times `factor`."""
         for optimizer in self.members.values():
             for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * factor
+                if isinstance(group["lr"], Tensor):  # part of a compiled step, which another number would compile anew
+                    group["lr"].fill_(group["peak_lr"] * factor)
+                else:
+                    group["lr"] = group["peak_lr"] * factor
 
     def step(self) -> None:
         """Update every parameter that has a gradient."""
@@ -118,11 +122,24 @@ def _torch_group(group: ParameterGroup, lr: float, config: OptimizerConfig) -> d
 
 
 def _make_adamw(groups: Sequence[ParameterGroup], config: OptimizerConfig) -> torch.optim.Optimizer:
+    if config.name == "adamw8bit":
+        return _make_adamw8bit(groups, config)
     devices = {parameter.device.type for group in groups for _, parameter in group.parameters}
     # The fused kernel is one pass over memory instead of a dozen: several times faster on CPUs too.
     fused = devices <= {"cpu", "cuda"}
     torch_groups = [_torch_group(group, config.lr, config) for group in groups if group.parameters]
     return torch.optim.AdamW(torch_groups, betas=config.betas, eps=config.eps, fused=fused)
+
+
+def _make_adamw8bit(groups: Sequence[ParameterGroup], config: OptimizerConfig) -> torch.optim.Optimizer:
+    try:
+        from torchao.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise MissingExtraError(
+            "optimizer.name adamw8bit needs the package torchao: pip install 'groma[8bit]'"
+        ) from None
+    torch_groups = [_torch_group(group, config.lr, config) for group in groups if group.parameters]
+    return AdamW8bit(torch_groups, betas=config.betas, eps=config.eps)
 
 
 def _make_muon(groups: Sequence[ParameterGroup], config: OptimizerConfig) -> torch.optim.Optimizer:

@@ -98,6 +98,7 @@ def run_stage(
         _check_loaded(config, loaded)
         recipe = _recipe(config, init, objective, mixture)
         if isinstance(objective, AnswerTraining):
+            objective.settle()
             _note_origin(objective.model.config, config, blueprint)
         objective.to(world.device)
         tally = Tally(1.0 if mixture is None else mixture.config.max_bad_share)
@@ -221,7 +222,8 @@ def _save_model(objective: Objective, blueprint: Blueprint, folder: Path, state:
     if isinstance(objective, AnswerTraining):
         parts = dict(objective.model.named_children())
         weights = {name: tensor for name, tensor in named.items() if name.partition(".")[0] in parts}
-        save_whole(objective.model, blueprint.speaks(), objective.preprocessing, folder, state=weights)
+        state = objective.saved(weights)
+        save_whole(objective.model, blueprint.speaks(), objective.preprocessing, folder, state=state)
     else:
         save_state(named, folder)
 
@@ -293,8 +295,7 @@ def _language_objective(config: StageConfig, blueprint: Blueprint) -> Objective:
         GromaModel(model),
         tokens,
         preprocessing,
-        train_language=config.stage == "instruct",
-        config=config.language,
+        config=replace(config.language, train=config.language_trains),
         tables=_tables(model) if config.imitates else None,
         seed=config.data.seed,
     )

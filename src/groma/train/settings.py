@@ -9,6 +9,8 @@ from typing import Literal, get_args
 from groma.train.config import check_counts, check_numbers, require
 
 Assignment = Literal["one_to_one", "task_aligned"]
+LanguageTraining = Literal["all", "lora", "added"]
+Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +111,36 @@ class ImaginationConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoraConfig:
+    """Adapters beside the language model's linear layers (groma.train.adapters)."""
+
+    rank: int = 16
+    """Rows of A, columns of B."""
+    alpha: float = 32.0
+    """What the adapters add is multiplied by alpha / rank."""
+    dropout: float = 0.0
+    """Share of an adapter's inputs that is dropped in training."""
+    targets: tuple[str, ...] = ()
+    """Layers that get one, by the ends of their names, such as q_proj v_proj; none: every linear layer but the output
+    head."""
+
+    def __post_init__(self) -> None:
+        check_counts(self, "rank", minimum=1)
+        check_numbers(self, "alpha", minimum=0)
+        check_numbers(self, "dropout", minimum=0, below=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LanguageConfig:
     """How a language stage trains."""
+
+    train: LanguageTraining = "all"
+    """Stage 3: what learns of the language model. "all": every weight; "lora": adapters beside its frozen weights;
+    "added": nothing but the rows of Groma's own tokens, as in stage 2."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """The adapters, if there are any."""
+    frozen_precision: Precision = "fp32"
+    """Type in which the language model's frozen weights are kept: bf16 takes half the memory."""
 
     language_lr_scale: float = 1.0
     """Stage 3: factor on the learning rate of the language model and its added rows."""
@@ -120,3 +150,5 @@ class LanguageConfig:
 
     def __post_init__(self) -> None:
         check_numbers(self, "language_lr_scale", "imitation", minimum=0)
+        for name, kinds in (("train", LanguageTraining), ("frozen_precision", Precision)):
+            require(self, name, getattr(self, name) in get_args(kinds), f"one of {', '.join(get_args(kinds))}")

@@ -3,8 +3,15 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
+from groma.errors import InputError
 from groma.train.config import TrainingConfig, check_counts, check_numbers, require
-from groma.train.settings import DetectionLossConfig, ImaginationConfig, LanguageConfig, PretrainingConfig
+from groma.train.settings import (
+    DetectionLossConfig,
+    ImaginationConfig,
+    LanguageConfig,
+    LanguageTraining,
+    PretrainingConfig,
+)
 
 Stage = Literal["pretrain", "detect", "speak", "align", "instruct"]
 
@@ -137,6 +144,11 @@ class StageConfig:
         check_numbers(self, "encoder_lr_scale", minimum=0)
         if self.stage in LANGUAGE_STAGES and self.model:
             require(self, "tokenizer", bool(self.tokenizer), f"given for stage {self.stage!r}")
+        kept, computed = self.language.frozen_precision, self.training.loop.precision
+        if kept == "bf16" and computed != "bf16":
+            raise InputError(
+                f'language.frozen_precision "bf16" needs training.loop.precision "bf16", which is {computed!r}.'
+            )
         if self.mixture.file:
             require(self, "stage", self.stage in MIXTURE_STAGES, f"one of {', '.join(MIXTURE_STAGES)} with a mixture")
             require(self, "imitates", not self.imitates, "off with a mixture: imagined tokens are of scenes' objects")
@@ -148,9 +160,15 @@ class StageConfig:
             return self.language.imitation > 0
         return self.stage == "pretrain" and self.pretraining.imitation > 0
 
+    @property
+    def language_trains(self) -> LanguageTraining:
+        """What learns of the language model: stage 2 never trains more than its added rows (paper, section 3.4)."""
+        return "added" if self.stage == "align" else self.language.train
+
     def to_dict(self) -> dict[str, Any]:
         """Nested values that survive JSON, without the loop's own part, which the loop records itself."""
         values = asdict(self)
         values.pop("training")
         values["data"]["sources"] = list(self.data.sources)
+        values["language"]["lora"]["targets"] = list(self.language.lora.targets)
         return values
