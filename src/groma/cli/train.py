@@ -42,6 +42,10 @@ class RunOptions:
     """YAML with fields that differ from the recipe's; flags go before it."""
     track: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME")] = ()
     """Draw curves elsewhere, too: tensorboard or wandb."""
+    plan: Switch = False
+    """Print what the run needs of each device's memory, and do not train."""
+    processes: int = 1
+    """Processes that the plan is for, each on a device of its own; training itself asks torchrun."""
     print_config: Switch = False
     """Print the resulting configuration as YAML (with --json as JSON) and do not train."""
     json: Switch = False
@@ -82,6 +86,9 @@ def run_training(name: str, arguments: list[str]) -> int:
         else:
             write_line(to_yaml(config).rstrip())
         return 0
+    if options.plan:
+        _show_plan(config, options)
+        return 0
     from groma.train.run import run_stage
 
     out = options.out or Path("runs") / recipe
@@ -101,6 +108,28 @@ def run_training(name: str, arguments: list[str]) -> int:
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks
         _present(result, as_json=options.json)
     return 0 if result.finished else 130
+
+
+def _show_plan(config: "StageConfig", options: RunOptions) -> None:
+    from groma.train.memory_plan import plan_run
+
+    plan = plan_run(config, options.init, processes=options.processes)
+    if options.json:
+        write_json(plan.to_dict())
+        return
+    batch = plan.batch
+    each = f"{batch.pictures} pictures" + (f" of {batch.tokens} tokens each" if batch.tokens else "")
+    rows = {
+        "trained": f"{plan.trained_parameters:,} of {plan.parameters:,} parameters",
+        "micro-batch": f"{each}, the largest of the first, with every region there is room for",
+        "processes": f"{plan.processes}, {plan.sharding}" if plan.processes > 1 else "1",
+    }
+    parts = ("weights", "optimizer", "average", "gathered", "gradients", "activations", "total")
+    show(figures_table(rows | {part: _size(getattr(plan, part)) for part in parts}, "memory of each device", ""))
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**30:,.2f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
 
 
 def find_recipe(name: str, *, from_files: bool = False) -> str:

@@ -68,8 +68,8 @@ def roi_align(
 
 def _picture_index(boxes: Sequence[Tensor], device: torch.device) -> Tensor:
     """B tensors of (R_i, 4) -> (R,) int64, the picture that each box belongs to."""
-    counts = torch.tensor([len(of_picture) for of_picture in boxes])
-    return torch.arange(len(boxes)).repeat_interleave(counts).to(device)
+    numbers = [number for number, of_picture in enumerate(boxes) for _ in range(len(of_picture))]
+    return torch.tensor(numbers, dtype=torch.int64, device=device)
 
 
 def _axis_taps(
