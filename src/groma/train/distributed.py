@@ -181,7 +181,6 @@ def _release_groups() -> None:
     Sharded modules refer to their group in cycles; and torch keeps layouts of sharded tensors in caches for good, with
     each its mesh, and with that the group.
     """
-    for value in gc.get_objects():
-        if type(value) is DeviceMesh:
-            getattr(value, "_pg_registry", {}).clear()
+    for mesh in [value for value in gc.get_objects() if type(value) is DeviceMesh]:
+        getattr(mesh, "_pg_registry", {}).clear()
     gc.collect()
