@@ -1,5 +1,7 @@
-"""Commands about checkpoints: convert, info."""
+"""Commands about checkpoints: convert, init, info."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,18 +30,54 @@ class Convert:
 
     def run(self) -> int:
         """Convert."""
-        if self.out.exists() and not (self.out.is_dir() and not any(self.out.iterdir())):
-            raise InputError(f"{str(self.out)!r} is there already: give another folder, or remove it first")
+        _check_folder(self.out)
         from groma.pretrained import convert
 
-        try:
+        with _written(self.out):
             convert(self.source, self.out)
-        except OSError as error:
-            raise InputError(f"{str(self.out)!r} cannot be written: {error.strerror or error}") from None
-        if self.json:
-            write_json({"written": str(self.out)})
-        else:
-            write_line(f"written: {self.out}")
+        _tell_written(self.out, as_json=self.json)
+        return 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Init:
+    """Put a language model and a DINOv2 together into a model that has still to be trained."""
+
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """The folder to make; `groma train ... --from OUT` begins there."""
+    language: Annotated[str, tyro.conf.arg(metavar="MODEL")]
+    """A causal language model of transformers: a folder with its tokenizer, or a hub name."""
+    encoder: Annotated[str, tyro.conf.arg(metavar="MODEL")]
+    """A DINOv2, with or without registers: a folder, or a hub name."""
+    image_size: int = 448
+    """Side in pixels that pictures are resized to: a multiple of two patches."""
+    max_regions: int = 100
+    """Most regions of a picture that get a token of their own."""
+    chat_format: str | None = None
+    """Name of a chat format. None: the tokenizer's own template, or Vicuna's where it has none."""
+    seed: int = 0
+    """Draws the weights that are fresh."""
+    json: Switch = False
+    """Print one JSON value and nothing else."""
+
+    def run(self) -> int:
+        """Put it together."""
+        _check_folder(self.out)
+        from groma.convert.assemble import assemble
+        from groma.pretrained import find_checkpoint, save_whole
+
+        made = assemble(
+            find_checkpoint(self.language),
+            find_checkpoint(self.encoder),
+            image_size=self.image_size,
+            max_regions=self.max_regions,
+            chat=self.chat_format,
+            names={"language": self.language, "encoder": self.encoder},
+            seed=self.seed,
+        )
+        with _written(self.out):
+            save_whole(made.model, made.tokenizer, made.preprocessing, self.out)
+        _tell_written(self.out, as_json=self.json)
         return 0
 
 
@@ -85,6 +123,27 @@ class Info:
             "bytes_on_disk": {**sizes, "total": sum(sizes.values())},
             "provenance": config.provenance,
         }
+
+
+def _check_folder(out: Path) -> None:
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"{str(out)!r} is there already: give another folder, or remove it first")
+
+
+@contextmanager
+def _written(out: Path) -> Iterator[None]:
+    """What fails when a folder is written becomes one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{str(out)!r} cannot be written: {error.strerror or error}") from None
+
+
+def _tell_written(out: Path, *, as_json: bool) -> None:
+    if as_json:
+        write_json({"written": str(out)})
+    else:
+        write_line(f"written: {out}")
 
 
 def _files(folder: Path) -> list[Path]:

@@ -11,6 +11,9 @@ from transformers import AutoConfig, Dinov2Config, LlamaConfig, PreTrainedConfig
 Geometry = Literal["released", "corrected"]
 Part = TypeVar("Part", bound=PreTrainedConfig)
 
+ENCODERS = ("dinov2", "dinov2_with_registers")
+"""What transformers calls the encoders that can be read here."""
+
 NOT_STORED = frozenset({"transformers_version", "stage_names", "out_features", "out_indices"})
 """Values of a part that do not shape it: they belong to the whole, or say what backbones of detectors return."""
 
@@ -112,7 +115,7 @@ class GromaConfig(PreTrainedConfig):
 
     model_type = "groma"
     sub_configs: ClassVar[dict[str, Any]] = {  # pyright: ignore[reportIncompatibleMethodOverride]
-        "encoder": Dinov2Config,
+        "encoder": AutoConfig,
         "proposer": ProposerConfig,
         "selection": SelectionConfig,
         "region_encoder": RegionEncoderConfig,
@@ -155,7 +158,7 @@ class GromaConfig(PreTrainedConfig):
         ) -> None: ...
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.encoder = _part(self.encoder, Dinov2Config)
+        self.encoder = _encoder_part(self.encoder)
         self.proposer = _part(self.proposer, ProposerConfig)
         self.selection = _part(self.selection, SelectionConfig)
         self.region_encoder = _part(self.region_encoder, RegionEncoderConfig)
@@ -203,10 +206,20 @@ def _part(value: dict[str, Any] | Part | None, kind: type[Part]) -> Part:
     return kind(**value) if isinstance(value, dict) else value
 
 
+def _encoder_part(value: dict | PreTrainedConfig | None) -> Any:
+    config = _of_its_kind(value or {}, default="dinov2")
+    if config.model_type not in ENCODERS:
+        raise ValueError(f"encoder is a {config.model_type!r}; known are {', '.join(ENCODERS)}")
+    return config
+
+
 def _language_part(value: dict | PreTrainedConfig | None) -> PreTrainedConfig:
-    if value is None:
-        return LlamaConfig()
-    if isinstance(value, dict):
-        value = dict(value)
-        return AutoConfig.for_model(value.pop("model_type", "llama"), **value)
-    return value
+    return _of_its_kind(value or {}, default="llama")
+
+
+def _of_its_kind(value: dict | PreTrainedConfig, *, default: str) -> PreTrainedConfig:
+    """A configuration of the kind that a dictionary names."""
+    if isinstance(value, PreTrainedConfig):
+        return value
+    value = dict(value)
+    return AutoConfig.for_model(value.pop("model_type", default), **value)

@@ -3,10 +3,12 @@
 B pictures, H x W grid of patches, C encoder width.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedConfig
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from groma.model.types import FeatureMaps
 
@@ -22,10 +24,12 @@ class ImageEncoder(nn.Module):
     interpolated as the published weights saw it, which later transformers releases changed.
     """
 
-    def __init__(self, config: PreTrainedConfig, num_blocks: int = 4) -> None:
-        """Build the backbone of `config`; `num_blocks` last block outputs are returned."""
+    def __init__(
+        self, config: PreTrainedConfig, num_blocks: int = 4, *, backbone: PreTrainedModel | None = None
+    ) -> None:
+        """Build the backbone of `config`, or take one; `num_blocks` last block outputs are returned."""
         super().__init__()
-        self.backbone = AutoModel.from_config(config)
+        self.backbone: Any = AutoModel.from_config(config) if backbone is None else backbone
         self.num_blocks = num_blocks
 
     def forward(self, pixel_values: Tensor) -> FeatureMaps:

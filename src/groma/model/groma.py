@@ -105,13 +105,24 @@ class GromaModel(PreTrainedModel):
     # proposer is a small part of the work
     _keep_in_fp32_modules_strict = ["proposer"]  # noqa: RUF012
 
-    def __init__(self, config: GromaConfig) -> None:
-        """Build all parts with fresh weights."""
+    def __init__(
+        self,
+        config: GromaConfig,
+        *,
+        base: PreTrainedModel | None = None,
+        backbone: PreTrainedModel | None = None,
+    ) -> None:
+        """Build all parts with fresh weights.
+
+        Args:
+            config: the architecture.
+            base: a causal LM of it that is there already, with its weights.
+            backbone: the same for the encoder.
+        """
         super().__init__(config)
-        self.language = LanguageModel(config.language, config.num_new_tokens)
-        self.encoder = ImageEncoder(
-            config.encoder, max(config.proposer.num_encoder_blocks, len(config.region_encoder.upsample))
-        )
+        self.language = LanguageModel(config.language, config.num_new_tokens, base=base)
+        num_blocks = max(config.proposer.num_encoder_blocks, len(config.region_encoder.upsample))
+        self.encoder = ImageEncoder(config.encoder, num_blocks, backbone=backbone)
         self.proposer = RegionProposer(config.proposer, config.encoder.hidden_size)
         self.region_encoder = RegionEncoder(
             config.region_encoder,
@@ -205,9 +216,12 @@ class GromaModel(PreTrainedModel):
             total_tokens: divisor of the summed loss; None: the supervised tokens of this batch.
         """
         embeddings = self.embed(batch, visual)
+        mask = batch.attention_mask
+        if mask.ndim == 4:
+            mask = self.language.layer_masks(mask, batch.position_ids, embeddings.dtype)
         hidden, _ = self.language(
             embeddings,
-            attention_mask=_additive(batch.attention_mask, embeddings.dtype),
+            attention_mask=mask,
             position_ids=batch.position_ids,
             use_cache=False,
         )
@@ -217,10 +231,3 @@ class GromaModel(PreTrainedModel):
         losses = F.cross_entropy(logits, targets[taught], reduction="none")
         total = losses.sum() / (total_tokens or max(len(losses), 1))
         return AnswerLoss(total, losses, logits.argmax(-1), targets[taught])
-
-
-def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A (B, T) mask as it is; a (B, 1, T, T) bool mask as 0 and a very negative number, which all LMs take."""
-    if mask.ndim == 2:
-        return mask
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)

@@ -8,7 +8,12 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from groma.errors import InputError
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+"""transformers' names of layers that see everything before, and of those that see no further than a window."""
 
 
 class LanguageModel(nn.Module):
@@ -18,13 +23,13 @@ class LanguageModel(nn.Module):
     `added_head`: the output vocabulary is [base, added] (golden conventions, "Prompt").
     """
 
-    def __init__(self, config: PreTrainedConfig, num_added: int) -> None:
-        """`num_added` is A."""
+    def __init__(self, config: PreTrainedConfig, num_added: int, *, base: PreTrainedModel | None = None) -> None:
+        """Build the base of `config`, or take one; `num_added` is A."""
         super().__init__()
-        self.base = AutoModelForCausalLM.from_config(config)
+        self.base: Any = AutoModelForCausalLM.from_config(config) if base is None else base
         width = self.base.get_input_embeddings().embedding_dim
-        self.added_embeddings = nn.Embedding(num_added, width)
-        self.added_head = nn.Linear(width, num_added, bias=False)
+        self.added_embeddings = nn.Embedding(num_added, width, dtype=self.base.dtype)
+        self.added_head = nn.Linear(width, num_added, bias=False, dtype=self.base.dtype)
         self.reset_added_rows()
 
     @torch.no_grad()
@@ -71,8 +76,11 @@ class LanguageModel(nn.Module):
     def embed(self, token_ids: Tensor) -> Tensor:
         """(...) ids, base and added -> (..., D) word embeddings."""
         is_added = token_ids >= self.base_vocab_size
-        base = self.base.get_input_embeddings()(token_ids.masked_fill(is_added, 0))
+        table = self.base.get_input_embeddings()
+        base = table(token_ids.masked_fill(is_added, 0))
         added = self.added_embeddings((token_ids - self.base_vocab_size).clamp(min=0))
+        scale = getattr(table, "scalar_embed_scale", None)  # Gemma's table multiplies what it looks up
+        added = added if scale is None else added * scale
         return torch.where(is_added[..., None], added, base)
 
     def forward(self, embeddings: Tensor, **kwargs: Any) -> tuple[Tensor, Any]:
@@ -89,5 +97,45 @@ class LanguageModel(nn.Module):
         return output.last_hidden_state, getattr(output, "past_key_values", None)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., V + A) float32 logits."""
-        return torch.cat((self.base.get_output_embeddings()(hidden), self.added_head(hidden)), dim=-1).float()
+        """(..., D) -> (..., V + A) float32 logits, scaled and capped as the family does."""
+        logits = torch.cat((self.base.get_output_embeddings()(hidden), self.added_head(hidden)), dim=-1).float()
+        config = self.base.config.get_text_config()
+        logits = logits * getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
+        cap = getattr(config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    def layer_masks(self, visible: Tensor, position_ids: Tensor, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
+        """What the layers take as attention masks, for tokens that may not look at all that came before.
+
+        Families whose layers see no further than a window cut it out of a two-dimensional mask, but leave a mask like
+        this as it is; so the window is cut here, by position.
+
+        Args:
+            visible: (B, 1, T, T) bool, true where a token (row) may look at another (column).
+            position_ids: (B, T).
+            dtype: of the embeddings.
+
+        Returns:
+            (B, 1, T, T) zeros and very negative numbers; a dictionary of two where the family's layers differ.
+
+        Raises:
+            InputError: the family has layers that no mask can keep from looking, such as convolutions.
+        """
+        config = self.base.config.get_text_config()
+        kinds = set(getattr(config, "layer_types", None) or ())
+        if kinds - {FULL, SLIDING}:
+            raise InputError(
+                f"Questions cannot be packed into one row for {config.model_type}: its layers of kind "
+                f"{', '.join(sorted(kinds - {FULL, SLIDING}))} would see from one into another."
+            )
+        window = getattr(config, "sliding_window", None)
+        if window is None or (kinds and SLIDING not in kinds):
+            return _additive(visible, dtype)
+        distance = position_ids[:, :, None] - position_ids[:, None, :]
+        near = _additive(visible & (distance < window)[:, None], dtype)
+        return {FULL: _additive(visible, dtype), SLIDING: near} if kinds else near
+
+
+def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where a token may look, a very negative number where not: what all families take."""
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)

@@ -184,8 +184,11 @@ def _hidden(model: GromaModel, features: Tensor, shape: BatchShape) -> Tensor:
     words = model.language.embed(ids)
     inserted = F.pad(features, (0, 0, 0, max(0, shape.tokens - features.shape[1])))[:, : shape.tokens]
     embeddings = torch.where((ids > 0)[..., None], words, inserted)
-    size = (shape.pictures, 1, shape.tokens, shape.tokens) if shape.packed else ids.shape
-    mask = torch.zeros(size, dtype=embeddings.dtype if shape.packed else torch.long)
     positions = torch.arange(shape.tokens).expand(shape.pictures, -1)
+    mask: Any = torch.ones(ids.shape, dtype=torch.long)
+    if shape.packed:
+        visible = torch.ones(shape.pictures, 1, shape.tokens, shape.tokens, dtype=torch.bool)
+        mask = model.language.layer_masks(visible, positions, embeddings.dtype)
+        del visible
     hidden, _ = model.language(embeddings, attention_mask=mask, position_ids=positions, use_cache=False)
     return hidden.flatten(0, 1)[: max(shape.targets, 1)]
