@@ -220,3 +220,32 @@ def test_own_questions_point_by_number(tmp_path):
     lonely = record | {"conversation": [turn | {"question": "Is [1] left?"}]}
     with pytest.raises(InputError, match="must point at each of its boxes"):
         source_of([lonely], "own", tmp_path, name="lonely.json")[0]
+
+
+def test_sa1b_comes_as_a_folder_of_one_file_a_picture(tmp_path):
+    folder = tmp_path / "sa1b"
+    for number in (2, 1):
+        content = {
+            "image": {"image_id": number, "file_name": f"sa_{number}.jpg", "width": 200, "height": 100},
+            "annotations": [{"bbox": [10, 20, 30, 40], "segmentation": {"counts": "x" * 99}, "predicted_iou": 0.9}],
+        }
+        (folder / f"sa_00000{number}").mkdir(parents=True)
+        (folder / f"sa_00000{number}" / f"sa_{number}.json").write_text(json.dumps(content))
+    source = Source(folder, "coco")
+    assert [source[k].picture for k in range(len(source))] == ["sa_1.jpg", "sa_2.jpg"]
+    assert source[0].boxes_xyxy_frame == ((10, 20, 40, 60),) and source[0].labels == ("object",)
+    assert "segmentation" not in str(source.index[0])
+    (folder / "sa_000001" / "sa_1.json").unlink()  # the folder changed: another index
+    assert len(Source(folder, "coco")) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "told"), [(None, "no .json file"), ({"images": []}, r"expected .*image.*annotations")]
+)
+def test_a_folder_of_another_kind_is_named(tmp_path, content, told):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    if content is not None:
+        (folder / "a.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=told):
+        Source(folder, "coco")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from groma.cli.arguments import Switch, check_count, check_seed
-from groma.cli.data_example import Example
+from groma.cli.data_example import Example, Published
 from groma.cli.output import (
     check_picture_target,
     check_target,
@@ -139,13 +139,14 @@ class Pack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Data:
-    """Check, show or pack what a mixture holds; or make an example."""
+    """Check, show or pack what a mixture holds; make an example; print the published mixtures."""
 
     command: (
         Annotated[Check, tyro.conf.subcommand("check")]
         | Annotated[Show, tyro.conf.subcommand("show")]
         | Annotated[Pack, tyro.conf.subcommand("pack")]
         | Annotated[Example, tyro.conf.subcommand("example")]
+        | Annotated[Published, tyro.conf.subcommand("published")]
     )
 
     def run(self) -> int:

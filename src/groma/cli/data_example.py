@@ -1,14 +1,14 @@
-"""`groma data example`: annotated pictures to try things out with, in any published format."""
+"""`groma data example` and `groma data published`: what to start from, made-up pictures or the published mixtures."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from groma.cli.arguments import Switch, check_count, check_seed
-from groma.cli.output import write_json, write_line
+from groma.cli.output import check_target, save_text, write_json, write_line
 from groma.errors import InputError
 
 SPLITS = {False: "example", True: "example_test"}
@@ -58,4 +58,31 @@ class Example:
         write_text(self.out / "mixture.yaml", mixture)
         values = {"annotations": str(file), "mixture": str(self.out / "mixture.yaml"), "pictures": count}
         write_json(values) if self.json else write_line(f"{count} pictures: {file}, {self.out / 'mixture.yaml'}")
+        return 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """Print the mixture of a stage of the published model, for your folders."""
+
+    stage: Annotated[Literal["detect", "align", "instruct"], tyro.conf.Positional]
+    """Of which stage."""
+    root: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Folder that the sets lie in. None: a placeholder, to be filled in."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.yaml")] = None
+    """Write it to this file instead."""
+
+    def run(self) -> int:
+        """Print or write."""
+        from groma.data.mixture import PLACEHOLDER, published_mixture
+
+        text = published_mixture(self.stage)
+        if self.root is not None:
+            text = text.replace(PLACEHOLDER, json.dumps(self.root, ensure_ascii=False))
+        if self.out is None:
+            write_line(text.rstrip())
+            return 0
+        check_target(self.out)
+        save_text(text, self.out)
+        write_line(f"written: {self.out}")
         return 0

@@ -94,8 +94,7 @@ def draw_cut(
 def apply_to_picture(picture: Image.Image, cut: Cut, *, side_px: int, resample: Resample) -> np.ndarray:
     """RGB picture -> the part that is shown, (S, S, 3) uint8."""
     part = picture.resize((side_px, side_px), RESAMPLING[resample], box=cut.box_xyxy_px)
-    pixels = np.array(part)
-    return np.ascontiguousarray(pixels[:, ::-1]) if cut.mirrored else pixels
+    return np.array(part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if cut.mirrored else part)
 
 
 def apply_to_boxes(boxes_xyxy_px: np.ndarray, cut: Cut) -> np.ndarray:

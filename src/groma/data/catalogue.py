@@ -59,7 +59,7 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "v3det": Entry(told="V3Det, 13,204 classes", format="coco", task="locate_classes", head="coco"),
     "sa1b": Entry(
-        told="SA-1B, boxes of masks without classes",
+        told="SA-1B, boxes of masks without classes; a file, or the published folder of one JSON a picture",
         format="coco",
         task="locate_classes",
         head="sa1b",

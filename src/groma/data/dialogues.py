@@ -150,6 +150,8 @@ def _fitted(
 
 def _drawn_by_hand(boxes_cxcywh: Tensor, rng: np.random.Generator, jitter: float) -> Tensor:
     """(U, 4) -> (U, 4) a little beside, within the picture as every box of a user is."""
+    if len(boxes_cxcywh) == 0:
+        return boxes_cxcywh
     noise = torch.from_numpy(rng.normal(0, jitter, tuple(boxes_cxcywh.shape)).astype(np.float32))
     sizes = boxes_cxcywh[:, 2:].repeat(1, 2)
     drawn_cxcywh = boxes_cxcywh + noise.clamp(-2 * jitter, 2 * jitter) * sizes

@@ -85,7 +85,7 @@ class DetectionLessons:
             raise BadSampleError(Fault("nothing_to_learn", f"{sample.annotation.picture}: no box of a size to teach"))
         return DetectionLesson(
             pixels=apply_to_picture(sample.picture, cut, side_px=side, resample=resample),
-            boxes_cxcywh=xyxy_to_cxcywh(torch.tensor(shown[keep], dtype=torch.float32)),
+            boxes_cxcywh=xyxy_to_cxcywh(torch.from_numpy(shown[keep]).float()),
             faults=sample.faults,
         )
 

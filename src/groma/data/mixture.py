@@ -14,6 +14,7 @@ sets:
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from importlib.resources import files
 from pathlib import Path
 
 from groma.data.annotated_set import AnnotatedSet, LooseSet
@@ -24,6 +25,9 @@ from groma.data.tasks import EVERYTHING, TASKS, TaskOptions
 from groma.data.wording import TASK_WORDINGS, slots_of
 from groma.errors import InputError
 from groma.strict_yaml import read_overrides
+
+PLACEHOLDER = "FOLDER_OF_THE_DATA_SETS"
+"""Stands in the published mixtures where a folder must be filled in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +106,15 @@ class MixtureConfig:
             raise InputError(f"max_bad_share must be between 0 and 1, got {self.max_bad_share}.")
 
 
+def published_mixture(stage: str) -> str:
+    """YAML of what a stage of the published model learned from; its root is PLACEHOLDER.
+
+    Args:
+        stage: "detect", "align" or "instruct".
+    """
+    return (files("groma") / "data" / "published" / f"{stage}.yaml").read_text(encoding="utf-8")
+
+
 def read_mixture(file: Path) -> MixtureConfig:
     """A mixture's YAML file; relative paths in it start at its folder, or at its `root`.
 
@@ -109,6 +122,8 @@ def read_mixture(file: Path) -> MixtureConfig:
         InputError: the file cannot be read, or a key or value does not fit; names it.
     """
     config = read_overrides(file, MixtureConfig())
+    if config.root == PLACEHOLDER:
+        raise InputError(f"{file}: root is still {PLACEHOLDER}: put the folder there that the data sets lie in.")
     return replace(config, root=str((file.parent / config.root).absolute()))
 
 

@@ -75,7 +75,8 @@ def index_records(
     """The index of an annotation file: the one in the cache, or a new one.
 
     Args:
-        file: the annotation file; a change of its time or size makes a new index.
+        file: the annotation file, or a folder of such files; a change of its time or size makes a new index, as does a
+            file that comes into the folder or goes.
         records: what to write if there is no index yet; not touched otherwise.
         kind: name of the format, part of the index's name.
         shared: what all records have in common.
@@ -85,15 +86,23 @@ def index_records(
         OSError: the cache folder cannot be written.
     """
     try:
-        state = file.stat()
+        known = f"{LAYOUT} {kind} {file.absolute()} {_state(file)}"
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror}.") from error
-    known = f"{LAYOUT} {kind} {file.absolute()} {state.st_size} {state.st_mtime_ns}"
     target = cache_folder() / f"{file.stem}-{hashlib.sha256(known.encode()).hexdigest()[:16]}.sqlite"
     if not target.exists():
         with atomic_file(target) as temporary:
             _write(temporary, records, shared or {})
     return RecordIndex(target)
+
+
+def _state(file: Path) -> str:
+    """Changes when a file does, or when a file comes into a folder or goes."""
+    if file.is_dir():
+        times = [(folder, os.stat(folder).st_mtime_ns) for folder, _, _ in os.walk(file)]
+        return hashlib.sha256(repr(sorted(times)).encode()).hexdigest()
+    state = file.stat()
+    return f"{state.st_size} {state.st_mtime_ns}"
 
 
 class Grouped:

@@ -2,6 +2,9 @@
 
 Boxes are `[x, y, w, h]` in pixels of the `width` x `height` that the image's entry names. One shape, four readings:
 
+SA-1B is published as a folder of such files, one a picture, `{"image": {...}, "annotations": [...]}`; a folder in the
+place of the file is read so.
+
 * detection (COCO, Objects365, OpenImages, V3Det, SA-1B, LVIS, your own): a box shows its category; crowds are left out;
 * expressions (RefCOCO, RefCOCO+, RefCOCOg): an entry of `images` is a pair of picture and expression, the expression in
   its `caption`, with one annotation;
@@ -10,7 +13,7 @@ Boxes are `[x, y, w, h]` in pixels of the `width` x `height` that the image's en
   characters `[start, end)` that it is about.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from groma.data.annotation import Annotation, Box, Passage, Span
 from groma.data.json_stream import elements, keys_of
 from groma.data.record_index import Grouped, RecordIndex, index_records
 from groma.errors import InputError
+from groma.storage import read_json_object
 
 NO_CLASS = "object"
 """The category of class-agnostic sets."""
@@ -27,12 +31,14 @@ Record = Mapping[str, Any]
 
 
 def open_index(file: Path) -> RecordIndex:
-    """The records of a COCO-style file; `shared` maps category ids (as text) to names.
+    """The records of a COCO-style file or folder; `shared` maps category ids (as text) to names.
 
     Raises:
         InputError: a part is missing, or an entry has no id.
         MissingExtraError: ijson is not installed.
     """
+    if file.is_dir():
+        return index_records(file, _pictures_of(file), kind="coco", shared={"categories": {}})
     missing = {"images", "annotations"} - set(keys_of(file))
     if missing:
         raise InputError(f"{file}: no COCO-style file: {' and '.join(sorted(missing))} missing.")
@@ -42,6 +48,20 @@ def open_index(file: Path) -> RecordIndex:
         members=((_field(entry, "image_id", file), entry) for entry in elements(file, key="annotations")),
     )
     return index_records(file, records, kind="coco", shared={"categories": names})
+
+
+def _pictures_of(folder: Path) -> Iterator[Record]:
+    """A record for each JSON file below a folder, by name; masks are left out, as nothing here reads them."""
+    found = False
+    for file in sorted(folder.rglob("*.json")):
+        found = True
+        content = read_json_object(file, error=InputError)
+        if not isinstance(content.get("image"), Mapping) or not isinstance(content.get("annotations"), list):
+            raise InputError(f'{file}: expected {{"image": {{...}}, "annotations": [...]}}, as SA-1B has them.')
+        members = [{k: v for k, v in entry.items() if k != "segmentation"} for entry in content["annotations"]]
+        yield {"head": content["image"], "members": members}
+    if not found:
+        raise InputError(f"{folder}: there is no .json file in this folder or below.")
 
 
 def read_detection(record: Record, shared: Mapping[str, Any]) -> Annotation:
