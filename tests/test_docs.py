@@ -2,11 +2,12 @@
 
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from groma.cli import parse
+from groma.cli import main, parse
 from groma.cli.train import DATA_FLAG, _parse, _value_of, find_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -16,10 +17,10 @@ COMMAND_BLOCK = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 FILE_IN_TEXT = re.compile(r"`((?:src/groma|tests|scripts|docs|examples)/[\w./-]*\w)`")
 
 
-def commands() -> list[str]:
+def commands(pages: Sequence[Path] = PAGES) -> list[str]:
     return [
         part.partition("#")[0].strip()
-        for page in PAGES
+        for page in pages
         for block in COMMAND_BLOCK.findall(page.read_text(encoding="utf-8"))
         for line in block.replace("\\\n", " ").splitlines()
         for part in line.split("&&")
@@ -46,3 +47,18 @@ def test_documented_commands_are_understood(command):
         _parse(find_recipe(arguments[1], from_files=_value_of(DATA_FLAG, arguments) is not None), arguments[2:])
         return
     parse(arguments)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # the slowest of machines
+def test_the_walk_through_finetuning_works(tmp_path, monkeypatch):
+    """Every command of the page, in its order."""
+    walk = commands([ROOT / "docs" / "finetune.md"])
+    assert len(walk) >= 10
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GROMA_CACHE", str(tmp_path / "cache"))
+    for command in walk:
+        assert main(shlex.split(command)[1:]) == 0, command
+    for made in ("sheet.png", "report.json", "answer.png", "runs/mine/specimens/step-00000008.png"):
+        assert (tmp_path / made).is_file(), made
+    assert list((tmp_path / "runs/mine/tensorboard").iterdir())

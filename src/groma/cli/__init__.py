@@ -17,7 +17,7 @@ from groma.cli.boundary import guarded
 from groma.cli.curate import Curate
 from groma.cli.data import Data
 from groma.cli.evaluate import Evaluate
-from groma.cli.models import Convert, Info, Init
+from groma.cli.models import Convert, Export, Info, Init
 from groma.cli.output import version_line, write_line
 from groma.cli.pictures import Ask, Describe, Locate, Regions
 from groma.cli.train import Train, run_training
@@ -33,6 +33,7 @@ COMMANDS = (
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Init, tyro.conf.subcommand("init")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Info, tyro.conf.subcommand("info")]
 )
 """Every command; the class says what it takes, its `run` does it."""

@@ -1,4 +1,4 @@
-"""Commands about checkpoints: convert, init, info."""
+"""Commands about checkpoints: convert, init, export, info."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,6 +77,34 @@ class Init:
         )
         with _written(self.out):
             save_whole(made.model, made.tokenizer, made.preprocessing, self.out)
+        _tell_written(self.out, as_json=self.json)
+        return 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """Write a whole model from a model and what later stages made of its parts."""
+
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """The folder to make."""
+    checkpoints: Annotated[
+        tuple[Path, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="from", metavar="CHECKPOINT")
+    ] = ()
+    """First a whole model, such as groma-tiny, then checkpoint folders; of several, later ones win."""
+    json: Switch = False
+    """Print one JSON value and nothing else."""
+
+    def run(self) -> int:
+        """Combine."""
+        _check_folder(self.out)
+        if not self.checkpoints:
+            raise InputError("give a model and checkpoints: groma export OUT --from MODEL --from CHECKPOINT")
+        from groma.pretrained import save
+        from groma.train.parts import combine
+
+        made = combine(self.checkpoints)
+        with _written(self.out):
+            save(made, self.out)
         _tell_written(self.out, as_json=self.json)
         return 0
 

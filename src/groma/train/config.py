@@ -4,7 +4,7 @@ The checks are for the stages' own configurations, too.
 """
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from groma.errors import InputError
@@ -44,8 +44,9 @@ class LoopConfig:
     """Micro-batches of each process per optimizer step."""
     clip_norm: float | None = 1.0
     """Largest global L2 norm of the gradient; longer ones are scaled down. None: never."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the forward pass: bf16 is autocast; weights, gradients and optimizer stay as they are."""
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    """Arithmetic of the forward pass: bf16 is autocast; weights, gradients and optimizer stay as they are. auto: bf16
+    on a GPU, fp32 on a CPU, most of which are no faster in bf16."""
     seed: int = 0
     """Seed of the global random generators (dropout and the like), made distinct for each process."""
     log_every: int = 20
@@ -82,7 +83,7 @@ class LoopConfig:
             check_numbers(self, "clip_norm", minimum=0)
             require(self, "clip_norm", self.clip_norm > 0, "above 0, or None for no clipping")
         require(self, "sharding", self.sharding in ("replicate", "full"), '"replicate" or "full"')
-        require(self, "precision", self.precision in ("fp32", "bf16"), '"fp32" or "bf16"')
+        require(self, "precision", self.precision in ("fp32", "bf16", "auto"), '"fp32", "bf16" or "auto"')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +161,12 @@ class TrainingConfig:
                 'optimizer.name "adamw8bit" needs loop.sharding "replicate": eight-bit averages cannot be read back '
                 'from sharded checkpoints; "adamw" shards its own.'
             )
+
+    def on(self, device_type: str) -> "TrainingConfig":
+        """The same with the precision that "auto" means on a kind of device, "cpu" or "cuda"."""
+        if self.loop.precision != "auto":
+            return self
+        return replace(self, loop=replace(self.loop, precision="fp32" if device_type == "cpu" else "bf16"))
 
     def to_dict(self) -> dict[str, Any]:
         """The values as nested dictionaries that survive JSON unchanged (tuples become lists)."""

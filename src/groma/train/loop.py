@@ -141,6 +141,7 @@ def train(
         DivergenceError: A loss or gradient is not finite.
     """
     with process_group() as world, _threads(config.loop.threads):
+        config = config.on(world.device.type)
         trainer = Trainer(objective, stream, config, world=world, out=out, hooks=hooks or Hooks(), recipe=recipe or {})
         try:
             trainer.start(resume, may_change_steps=may_change_steps)

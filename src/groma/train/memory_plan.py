@@ -8,7 +8,7 @@ Kernels' own scratch space, and what an allocator holds back, come on top.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,7 @@ def plan_run(config: StageConfig, init: Sequence[Path] = (), *, processes: int =
     """
     if config.stage not in MIXTURE_STAGES:
         raise InputError(f"There is a plan of memory for stages {', '.join(MIXTURE_STAGES)}, not for {config.stage!r}.")
+    config = replace(config, training=config.training.on(World().device.type))
     blueprint = make_blueprint(config, init)
     if config.mixture.file:
         stream = make_stream(config, open_file(config.mixture.file), blueprint, World())

@@ -1,6 +1,6 @@
 """What stages hand on: the model's parts, saved and loaded one by one, strictly."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from groma.errors import CheckpointError
+from groma.inference.assistant import Groma
 from groma.pretrained import load
 from groma.train.checkpoint import MODEL
 
@@ -59,6 +60,25 @@ def load_parts(parts: Mapping[str, nn.Module], checkpoint: Path) -> list[str]:
     for part, own in found.items():
         parts[part].load_state_dict(own)
     return list(found)
+
+
+def combine(checkpoints: Sequence[Path]) -> Groma:
+    """A whole model with the parts that later checkpoints have of it.
+
+    Args:
+        checkpoints: first any model that `groma.load` takes or a checkpoint that holds one, then checkpoint folders of
+            stages, of which later ones win.
+
+    Raises:
+        CheckpointError: the first is no whole model, or a later one has none of its parts or parts of other shapes.
+    """
+    first, *later = checkpoints
+    groma = load(first / MODEL if (first / MODEL).is_dir() else first, device="cpu")
+    for checkpoint in later:
+        load_parts(dict(groma.model.named_children()), checkpoint)
+    told = groma.model.config.provenance or {}
+    groma.model.config.provenance = dict(told) | {"combined_from": [str(checkpoint) for checkpoint in checkpoints]}
+    return groma
 
 
 def _read(checkpoint: Path) -> dict[str, Tensor]:

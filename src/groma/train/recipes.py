@@ -102,7 +102,7 @@ def _finetune(stage: Stage, *, batch_size: int, epochs: float, lr: float) -> Sta
         model="",
         mixture=MixtureData(batch_size=batch_size, epochs=epochs),
         training=TrainingConfig(
-            loop=LoopConfig(steps=1000, precision="bf16", log_every=5, save_every=100, evaluate_every=50),
+            loop=LoopConfig(steps=1000, precision="auto", log_every=5, save_every=100, evaluate_every=50),
             optimizer=OptimizerConfig(lr=lr, weight_decay=0.0, betas=(0.9, 0.98)),
             schedule=ScheduleConfig(warmup_fraction=0.05, final_fraction=0.02),
         ),

@@ -83,6 +83,7 @@ def run_stage(
     """
     with process_group() as world:
         tell = tell if tell is not None and world.is_main else _silence
+        config = replace(config, training=config.training.on(world.device.type))
         torch.manual_seed(config.training.loop.seed)
         if not config.model and not config.mixture.file:
             raise InputError(

@@ -145,7 +145,7 @@ class StageConfig:
         if self.stage in LANGUAGE_STAGES and self.model:
             require(self, "tokenizer", bool(self.tokenizer), f"given for stage {self.stage!r}")
         kept, computed = self.language.frozen_precision, self.training.loop.precision
-        if kept == "bf16" and computed != "bf16":
+        if kept == "bf16" and computed == "fp32":
             raise InputError(
                 f'language.frozen_precision "bf16" needs training.loop.precision "bf16", which is {computed!r}.'
             )
