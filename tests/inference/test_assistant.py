@@ -90,6 +90,17 @@ def test_one_question_about_a_picture_seen_once(compact, monkeypatch):
     assert compact.see(seen) is seen
 
 
+def test_what_another_model_saw_is_refused(compact):
+    twin = small_groma(seed=2)  # of the same shape: it would answer, and nobody would know that it is nonsense
+    with pytest.raises(InputError, match="seen by another model"):
+        twin.ask([picture(1), compact.see(picture(0))], "What?", decoding=SHORT)
+
+
+def test_pictures_seen_can_be_compared_and_put_into_sets(compact):
+    seen, again = compact.see([picture(0), picture(0)])
+    assert seen == seen and seen != again and len({seen, again}) == 2
+
+
 def test_streaming_gives_the_same_answer(groma):
     for decoding in (SHORT, LIVELY):
         whole = groma.ask(picture(2), "What is in the picture?", decoding=decoding)

@@ -14,14 +14,19 @@ from groma.model.groma import PictureTokens
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """A picture that was encoded: ask about it as often as you like, with any boxes."""
+    """A picture that was encoded: ask about it as often as you like, with any boxes.
+
+    What one model sees means nothing to another, even of the same shape, so a picture is bound to its assistant.
+    """
 
     image: Image.Image
     """the picture as it is seen, RGB"""
     tokens: PictureTokens
     """what the model made of it, a batch of one"""
+    seen_by: str
+    """the assistant that saw it, see `Groma.identity`"""
 
     @property
     def size_px(self) -> tuple[int, int]:
@@ -39,6 +44,17 @@ Pictures = Sequence[Picture]
 def is_list(value: object) -> TypeGuard[Sequence[Any]]:
     """Whether several are given; text, bytes and arrays are sequences, but one thing here."""
     return isinstance(value, list | tuple)
+
+
+def check_own(seen: Seen, identity: str) -> Seen:
+    """The picture, if this assistant saw it.
+
+    Raises:
+        InputError: another one did.
+    """
+    if seen.seen_by != identity:
+        raise InputError("the picture was seen by another model: give this one the picture itself, or `seen.image`")
+    return seen
 
 
 def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
