@@ -90,6 +90,13 @@ def test_one_question_about_a_picture_seen_once(compact, monkeypatch):
     assert compact.see(seen) is seen
 
 
+def test_an_answer_is_drawn_on_the_picture_seen(compact):
+    seen = compact.see(picture(0))
+    answer = compact.ask(seen, "What is [1]?", regions=[BOX], decoding=SHORT)
+    assert answer.draw(seen).tobytes() == answer.draw(picture(0)).tobytes()
+    assert seen.image.tobytes() == picture(0).tobytes()
+
+
 def test_what_another_model_saw_is_refused(compact):
     twin = small_groma(seed=2)  # of the same shape: it would answer, and nobody would know that it is nonsense
     with pytest.raises(InputError, match="seen by another model"):

@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, cast
 
 from PIL import Image
 
 from groma.errors import InputError
-from groma.image import ImageSource
+from groma.image import ImageSource, load_image
 from groma.inference.result import GroundedAnswer
-from groma.model.groma import PictureTokens
+
+if TYPE_CHECKING:
+    from groma.model.groma import PictureTokens
 
 T = TypeVar("T")
 
@@ -23,7 +25,7 @@ class Seen:
 
     image: Image.Image
     """the picture as it is seen, RGB"""
-    tokens: PictureTokens
+    tokens: "PictureTokens"
     """what the model made of it, a batch of one"""
     seen_by: str
     """the assistant that saw it, see `Groma.identity`"""
@@ -44,6 +46,15 @@ Pictures = Sequence[Picture]
 def is_list(value: object) -> TypeGuard[Sequence[Any]]:
     """Whether several are given; text, bytes and arrays are sequences, but one thing here."""
     return isinstance(value, list | tuple)
+
+
+def load_picture(picture: Picture) -> Image.Image:
+    """Upright RGB of its own, whether seen already or not.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    return load_image(picture.image if isinstance(picture, Seen) else picture)
 
 
 def check_own(seen: Seen, identity: str) -> Seen:
