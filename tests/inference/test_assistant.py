@@ -422,10 +422,14 @@ def test_history_of_another_picture(compact):
         (lambda g: g.ask([picture(0)] * 2, "one [1]", regions=[BOX]), "2 lists of regions"),
         (lambda g: g.ask([picture(0)] * 4, "one [1]", regions=BOX), "4 lists of regions"),
         (lambda g: g.locate([picture(0)], ["a", "b"]), "1 pictures, but 2 phrases"),
-        (lambda g: g.locate(picture(0), ""), "empty"),
+        (lambda g: g.locate(picture(0), ""), "phrase is empty"),
+        (lambda g: g.locate(picture(0), "x", all="no"), "all must be True or False"),
+        (lambda g: g.ask(picture(0), "one", grounded="no"), "grounded must be True or False"),
+        (lambda g: g.ask(picture(0), "one", decoding={"seed": 3}), "must be a groma.Decoding"),
+        (lambda g: g.describe(picture(0), BOX, decoding=64), "must be a groma.Decoding"),
         (lambda g: g.describe([picture(0)] * 2, [[BOX]]), "2 lists of boxes"),
     ],
 )
-def test_lists_that_do_not_match(compact, call, message):
+def test_what_cannot_be_meant(compact, call, message):
     with pytest.raises(InputError, match=message):
         call(compact)

@@ -17,7 +17,7 @@ from torch import Tensor
 from groma.boxes import cxcywh_to_xyxy_px, to_tuples
 from groma.errors import InputError
 from groma.image import Preprocessing, load_image
-from groma.inference.generate import Decoding, Step, decode
+from groma.inference.generate import Decoding, Step, check_decoding, decode
 from groma.inference.pictures import (
     Picture,
     Pictures,
@@ -220,7 +220,7 @@ class Groma:
         Raises:
             InputError: picture, question or regions cannot be used, or the conversation is too long.
         """
-        decoding = decoding or Decoding()
+        decoding = check_decoding(decoding)
         if not is_list(image):
             request = self._request(
                 self._see(cast(Picture, image)), cast(str, question), regions, grounded=grounded, history=history
@@ -291,9 +291,7 @@ class Groma:
         Raises:
             InputError: picture or phrase cannot be used.
         """
-        if not isinstance(all, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InputError(f"all must be True or False, not {all!r}")
-        decoding = decoding or Decoding()
+        decoding = check_decoding(decoding)
         if not is_list(image):
             request = _Request(self._see(cast(Picture, image)), locating(cast(str, phrase), all=all))
             return self._stream(request, decoding) if stream else self._answer([request], decoding)[0]
@@ -341,7 +339,7 @@ class Groma:
         Raises:
             InputError: a picture or a box cannot be used.
         """
-        decoding = decoding or Decoding()
+        decoding = check_decoding(decoding)
         if not is_list(image):
             requests = self._descriptions(self._see(cast(Picture, image)), boxes)
             if not stream:
