@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"\]\((?!https?:|#|mailto:|\d)([^)#\s]+)")
 COMMAND_BLOCK = re.compile(r"```sh\n(.*?)```", re.DOTALL)
+PYTHON_BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 FILE_IN_TEXT = re.compile(r"`((?:src/groma|tests|scripts|docs|examples)/[\w./-]*\w)`")
 
 
@@ -62,3 +63,25 @@ def test_the_walk_through_finetuning_works(tmp_path, monkeypatch):
     for made in ("sheet.png", "report.json", "answer.png", "runs/mine/specimens/step-00000008.png"):
         assert (tmp_path / made).is_file(), made
     assert list((tmp_path / "runs/mine/tensorboard").iterdir())
+
+
+def test_the_readmes_python_runs(tmp_path, monkeypatch, capsys):
+    (code,) = PYTHON_BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    *others, locating, comparing = code.strip().splitlines()
+    scope = {}
+    exec("\n".join(others), scope)
+    located, compared = eval(locating.partition("#")[0], scope), eval(comparing, scope)
+    assert "a cyan turtle" in capsys.readouterr().out and (tmp_path / "answer.png").is_file()
+    assert [entity.phrase for entity in located.entities] == ["the cyan turtle"]
+    assert compared.text == "The bicycle is larger than the turtle."
+
+
+def test_the_readmes_data_line_runs(tmp_path, monkeypatch):
+    (line,) = [line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if "data example" in line]
+    monkeypatch.chdir(tmp_path)
+    for command in line.split("&&"):
+        _, *arguments = shlex.split(command)
+        assert main(arguments) == 0, command
+    assert (tmp_path / "sheet.png").is_file()

@@ -90,6 +90,24 @@ def test_one_question_about_a_picture_seen_once(compact, monkeypatch):
     assert compact.see(seen) is seen
 
 
+def test_an_answer_is_drawn_on_the_picture_seen(compact):
+    seen = compact.see(picture(0))
+    answer = compact.ask(seen, "What is [1]?", regions=[BOX], decoding=SHORT)
+    assert answer.draw(seen).tobytes() == answer.draw(picture(0)).tobytes()
+    assert seen.image.tobytes() == picture(0).tobytes()
+
+
+def test_what_another_model_saw_is_refused(compact):
+    twin = small_groma(seed=2)  # of the same shape: it would answer, and nobody would know that it is nonsense
+    with pytest.raises(InputError, match="seen by another model"):
+        twin.ask([picture(1), compact.see(picture(0))], "What?", decoding=SHORT)
+
+
+def test_pictures_seen_can_be_compared_and_put_into_sets(compact):
+    seen, again = compact.see([picture(0), picture(0)])
+    assert seen == seen and seen != again and len({seen, again}) == 2
+
+
 def test_streaming_gives_the_same_answer(groma):
     for decoding in (SHORT, LIVELY):
         whole = groma.ask(picture(2), "What is in the picture?", decoding=decoding)
@@ -404,10 +422,14 @@ def test_history_of_another_picture(compact):
         (lambda g: g.ask([picture(0)] * 2, "one [1]", regions=[BOX]), "2 lists of regions"),
         (lambda g: g.ask([picture(0)] * 4, "one [1]", regions=BOX), "4 lists of regions"),
         (lambda g: g.locate([picture(0)], ["a", "b"]), "1 pictures, but 2 phrases"),
-        (lambda g: g.locate(picture(0), ""), "empty"),
+        (lambda g: g.locate(picture(0), ""), "phrase is empty"),
+        (lambda g: g.locate(picture(0), "x", all="no"), "all must be True or False"),
+        (lambda g: g.ask(picture(0), "one", grounded="no"), "grounded must be True or False"),
+        (lambda g: g.ask(picture(0), "one", decoding={"seed": 3}), "must be a groma.Decoding"),
+        (lambda g: g.describe(picture(0), BOX, decoding=64), "must be a groma.Decoding"),
         (lambda g: g.describe([picture(0)] * 2, [[BOX]]), "2 lists of boxes"),
     ],
 )
-def test_lists_that_do_not_match(compact, call, message):
+def test_what_cannot_be_meant(compact, call, message):
     with pytest.raises(InputError, match=message):
         call(compact)

@@ -142,6 +142,7 @@ def test_a_seed_gives_the_same_whatever_else_is_in_the_batch():
         {"temperature": float("inf")},
         {"top_p": 0.0},
         {"top_p": 1.1},
+        {"constrained": "no"},
     ],
 )
 def test_decoding_options_are_checked(options):

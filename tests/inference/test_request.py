@@ -13,7 +13,9 @@ from groma.errors import InputError
 from groma.inference.request import (
     BoxClippedWarning,
     check_boxes_xyxy_px,
+    check_phrase,
     check_question,
+    check_switch,
     parse_region_text,
     question_segments,
 )
@@ -169,6 +171,17 @@ def test_empty_question(question: str):
         check_question(question)
     with pytest.raises(InputError, match="the question is empty"):
         question_segments(question, 1)
+
+
+def test_an_empty_phrase_is_called_a_phrase():
+    with pytest.raises(InputError, match="the phrase is empty: say what to look for"):
+        check_phrase(" ")
+
+
+@pytest.mark.parametrize("value", ["no", 1, None])
+def test_a_switch_is_on_or_off(value):
+    with pytest.raises(InputError, match="grounded must be True or False"):
+        check_switch(value, "grounded")
 
 
 def test_unusable_questions():

@@ -163,9 +163,9 @@ class Locate:
     def run(self) -> int:
         """Look for it."""
         image = self.output.open(self.image)
-        from groma.inference.request import check_question
+        from groma.inference.request import check_phrase
 
-        phrase, decoding = check_question(self.phrase), self.sampling.decoding()
+        phrase, decoding = check_phrase(self.phrase), self.sampling.decoding()
         answer = self.placement.load(self.model).locate(image, phrase, all=self.all, decoding=decoding)
         return self.output.present(cast("GroundedAnswer", answer), image)
 

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, overload
+from uuid import uuid4
 
 import torch
 from PIL import Image
@@ -16,8 +17,17 @@ from torch import Tensor
 from groma.boxes import cxcywh_to_xyxy_px, to_tuples
 from groma.errors import InputError
 from groma.image import Preprocessing, load_image
-from groma.inference.generate import Decoding, Step, decode
-from groma.inference.pictures import Picture, Pictures, Seen, batches, is_list, lists_per_picture, per_picture
+from groma.inference.generate import Decoding, Step, check_decoding, decode
+from groma.inference.pictures import (
+    Picture,
+    Pictures,
+    Seen,
+    batches,
+    check_own,
+    is_list,
+    lists_per_picture,
+    per_picture,
+)
 from groma.inference.request import BoxesMergedWarning, BoxesXyxyPx, check_boxes_xyxy_px
 from groma.inference.result import GroundedAnswer, Region
 from groma.inference.transcript import AnswerStream, Transcript
@@ -65,6 +75,7 @@ class Groma:
     def __init__(self, model: GromaModel, tokenizer: PromptTokenizer, preprocessing: Preprocessing) -> None:
         """Join a model with the tokenizer and the preprocessing that it was trained with."""
         self.model = model.eval()
+        self.identity = uuid4().hex  # what it sees is for itself alone
         self.tokenizer = tokenizer
         self.preprocessing = preprocessing
         self.chat_format = chat_format(model.config.chat_format, tokenizer)
@@ -104,7 +115,7 @@ class Groma:
         return self._see_all([cast(Picture, image)])[0]
 
     def _see_all(self, images: Pictures) -> list[Seen]:
-        loaded = [image if isinstance(image, Seen) else load_image(image) for image in images]
+        loaded = [check_own(i, self.identity) if isinstance(i, Seen) else load_image(i) for i in images]
         fresh = [image for image in loaded if not isinstance(image, Seen)]
         encoded = iter([seen for batch in batches(fresh, BATCH_SIZE) for seen in self._encode(batch)])
         return [image if isinstance(image, Seen) else next(encoded) for image in loaded]
@@ -114,7 +125,7 @@ class Groma:
         weight = next(self.model.parameters())
         pixels = self.preprocessing(images).to(device=weight.device, dtype=weight.dtype)
         tokens = self.model.read(self.model.perceive(pixels))
-        return [Seen(image, tokens.take([number])) for number, image in enumerate(images)]
+        return [Seen(image, tokens.take([number]), self.identity) for number, image in enumerate(images)]
 
     @overload
     def regions(self, image: Picture) -> list[Region]: ...
@@ -209,7 +220,7 @@ class Groma:
         Raises:
             InputError: picture, question or regions cannot be used, or the conversation is too long.
         """
-        decoding = decoding or Decoding()
+        decoding = check_decoding(decoding)
         if not is_list(image):
             request = self._request(
                 self._see(cast(Picture, image)), cast(str, question), regions, grounded=grounded, history=history
@@ -280,9 +291,7 @@ class Groma:
         Raises:
             InputError: picture or phrase cannot be used.
         """
-        if not isinstance(all, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InputError(f"all must be True or False, not {all!r}")
-        decoding = decoding or Decoding()
+        decoding = check_decoding(decoding)
         if not is_list(image):
             request = _Request(self._see(cast(Picture, image)), locating(cast(str, phrase), all=all))
             return self._stream(request, decoding) if stream else self._answer([request], decoding)[0]
@@ -330,7 +339,7 @@ class Groma:
         Raises:
             InputError: a picture or a box cannot be used.
         """
-        decoding = decoding or Decoding()
+        decoding = check_decoding(decoding)
         if not is_list(image):
             requests = self._descriptions(self._see(cast(Picture, image)), boxes)
             if not stream:

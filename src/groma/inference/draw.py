@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw
 
 from groma.errors import InputError
-from groma.image import MAX_PIXELS, ImageSource, load_image
+from groma.image import MAX_PIXELS
 from groma.inference.lettering import (
     BLACK,
     WHITE,
@@ -23,6 +23,7 @@ from groma.inference.lettering import (
     caption_strip,
     text_color_on,
 )
+from groma.inference.pictures import Picture, load_picture
 from groma.inference.result import Box, Entity, GroundedAnswer, Region
 
 PALETTE: tuple[Color, ...] = (
@@ -86,7 +87,7 @@ def phrase_colors(entities: Sequence[Entity]) -> tuple[Color, ...]:
 
 
 def draw(
-    image: ImageSource,
+    image: Picture,
     answer: GroundedAnswer,
     *,
     width_px: int | None = None,
@@ -99,7 +100,7 @@ def draw(
     """The picture with an answer's boxes and phrases on it.
 
     Args:
-        image: The picture that the answer is about; it is not changed.
+        image: The picture that the answer is about, seen already or not; it is not changed.
         answer: The answer.
         width_px: Width of the drawn picture. Default: the picture's own, magnified if it is small.
         font: A font file for all text (see `groma.inference.lettering` for the default).
@@ -115,7 +116,7 @@ def draw(
         InputError: The picture is unreadable or of another size than the answer's, the font is unreadable, or
             the drawn picture would be too large.
     """
-    picture = load_image(image)
+    picture = load_picture(image)
     if picture.size != tuple(answer.image_size_px):
         raise InputError(
             f"the picture is {picture.width}x{picture.height}, but the answer is about one of "
@@ -135,7 +136,7 @@ def draw(
 
 
 def draw_regions(
-    image: ImageSource,
+    image: Picture,
     regions: Sequence[Region],
     entities: Sequence[Entity] = (),
     *,
@@ -146,7 +147,7 @@ def draw_regions(
     show_scores: bool = False,
 ) -> Image.Image:
     """As `draw`, for regions without an answer around them; by default it shows them all."""
-    picture = load_image(image)  # a copy, so that it can be drawn on
+    picture = load_picture(image)  # a copy, so that it can be drawn on
     canvas = _canvas(picture, width_px)
     scale = (canvas.width / picture.width, canvas.height / picture.height)
     shown = _Shown(user=show_user_regions, all=show_all_regions, scores=show_scores)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from groma.errors import InputError
 from groma.inference.constraint import AnswerState
+from groma.inference.request import check_switch
 from groma.model.groma import GromaModel, VisualTokens
 from groma.model.splice import SplicedBatch
 from groma.prompt.tokens import SpecialTokenIds
@@ -42,12 +43,26 @@ class Decoding:
                 raise InputError(f"{name} must be a {'whole ' if is_count else ''}number, got {value!r}.")
         if self.max_new_tokens < 1:
             raise InputError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}.")
+        check_switch(self.constrained, "constrained")
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise InputError(f"temperature must be 0 (deterministic) or a number above, got {self.temperature}.")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed must be a whole number from 0 to 2**63 - 1, got {self.seed}.")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p must be above 0 and at most 1, got {self.top_p}.")
+
+
+def check_decoding(decoding: Decoding | None) -> Decoding:
+    """How tokens are chosen; None: deterministic.
+
+    Raises:
+        InputError: it is something else, such as a dictionary of options.
+    """
+    if decoding is None:
+        return Decoding()
+    if not isinstance(decoding, Decoding):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"decoding must be a groma.Decoding, such as Decoding(max_new_tokens=64), not {decoding!r}")
+    return decoding
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,26 +2,33 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, cast
 
 from PIL import Image
 
 from groma.errors import InputError
-from groma.image import ImageSource
+from groma.image import ImageSource, load_image
 from groma.inference.result import GroundedAnswer
-from groma.model.groma import PictureTokens
+
+if TYPE_CHECKING:
+    from groma.model.groma import PictureTokens
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """A picture that was encoded: ask about it as often as you like, with any boxes."""
+    """A picture that was encoded: ask about it as often as you like, with any boxes.
+
+    What one model sees means nothing to another, even of the same shape, so a picture is bound to its assistant.
+    """
 
     image: Image.Image
     """the picture as it is seen, RGB"""
-    tokens: PictureTokens
+    tokens: "PictureTokens"
     """what the model made of it, a batch of one"""
+    seen_by: str
+    """the assistant that saw it, see `Groma.identity`"""
 
     @property
     def size_px(self) -> tuple[int, int]:
@@ -39,6 +46,26 @@ Pictures = Sequence[Picture]
 def is_list(value: object) -> TypeGuard[Sequence[Any]]:
     """Whether several are given; text, bytes and arrays are sequences, but one thing here."""
     return isinstance(value, list | tuple)
+
+
+def load_picture(picture: Picture) -> Image.Image:
+    """Upright RGB of its own, whether seen already or not.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    return load_image(picture.image if isinstance(picture, Seen) else picture)
+
+
+def check_own(seen: Seen, identity: str) -> Seen:
+    """The picture, if this assistant saw it.
+
+    Raises:
+        InputError: another one did.
+    """
+    if seen.seen_by != identity:
+        raise InputError("the picture was seen by another model: give this one the picture itself, or `seen.image`")
+    return seen
 
 
 def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

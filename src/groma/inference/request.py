@@ -103,16 +103,40 @@ def check_question(question: str) -> str:
     Raises:
         InputError: It is no text, empty, or holds characters that cannot be written in UTF-8.
     """
-    if not isinstance(question, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InputError(f"the question must be text, not {type(question).__name__}")
-    stripped = question.strip()
+    return _check_text(question, "the question", "ask something about the picture")
+
+
+def check_phrase(phrase: str) -> str:
+    """What is to be located, without blanks at its ends.
+
+    Raises:
+        InputError: As `check_question`.
+    """
+    return _check_text(phrase, "the phrase", "say what to look for")
+
+
+def check_switch(value: bool, name: str) -> bool:
+    """Something that is on or off; text such as "no" would count as on.
+
+    Raises:
+        InputError: It is neither True nor False.
+    """
+    if not isinstance(value, bool | np.bool_):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"{name} must be True or False, not {value!r}")
+    return bool(value)
+
+
+def _check_text(text: str, what: str, advice: str) -> str:
+    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"{what} must be text, not {type(text).__name__}")
+    stripped = text.strip()
     if not stripped:
-        raise InputError("the question is empty: ask something about the picture")
+        raise InputError(f"{what} is empty: {advice}")
     try:
         stripped.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InputError(
-            f"the question holds a character that is not valid Unicode at position {error.start}: "
+            f"{what} holds a character that is not valid Unicode at position {error.start}: "
             "was it read in another encoding than UTF-8?"
         ) from None
     return stripped

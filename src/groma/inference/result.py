@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from groma.image import ImageSource
     from groma.inference.lettering import FontSource
+    from groma.inference.pictures import Picture
 
 Box = tuple[float, float, float, float]
 
@@ -145,7 +145,7 @@ class GroundedAnswer:
 
     def draw(
         self,
-        image: "ImageSource",
+        image: "Picture",
         *,
         width_px: int | None = None,
         font: "FontSource | None" = None,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from groma.boxes import to_tuples, xyxy_px_to_cxcywh
 from groma.errors import InputError
-from groma.inference.request import BoxesXyxyPx, check_boxes_xyxy_px, check_question, question_segments
+from groma.inference.request import BoxesXyxyPx, check_boxes_xyxy_px, check_phrase, check_switch, question_segments
 from groma.inference.result import Box, Entity, GroundedAnswer
 from groma.prompt.dialogue import Dialogue, Grounding, Phrase, Segment, Text, Turn
 
@@ -100,6 +100,7 @@ def asking(
     """
     if isinstance(history, GroundedAnswer) or not isinstance(history, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(f"history must be a list of earlier answers, oldest first, not {type(history).__name__}")
+    check_switch(grounded, "grounded")
     boxes = _Boxes(size_px)
     turns = [_past_turn(answer, boxes) for answer in history]
     room = max_regions - len(boxes.of_user)
@@ -123,9 +124,10 @@ def locating(phrase: str, *, all: bool) -> Exchange:
     """The question where something is, in the words that the method was trained with.
 
     Raises:
-        InputError: the phrase is empty or no text.
+        InputError: the phrase is empty or no text, or `all` is neither True nor False.
     """
-    phrase = check_question(phrase)
+    phrase = check_phrase(phrase)
+    check_switch(all, "all")
     before, after = ("Locate all ", " in this image.") if all else ("Locate ", " in the image.")
     turn = Turn(question=(Text(before), Phrase(phrase), Text(after)))
     return Exchange(question=f"{before}{phrase}{after}", dialogue=Dialogue((turn,)), looked_for=phrase, all=all)

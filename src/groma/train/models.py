@@ -4,7 +4,7 @@ from groma.model.config import GromaConfig
 
 
 def tiny_config() -> GromaConfig:
-    """The architecture in small: about 10 million parameters, for pictures of 224 px."""
+    """The architecture in small: about 11 million parameters, for pictures of 224 px."""
     return GromaConfig(
         image_size=224,
         chat_format="compact",
