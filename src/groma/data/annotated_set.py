@@ -4,6 +4,7 @@
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from groma.data.annotation import Annotation
 from groma.data.cleaning import BadSampleError, Fault, clean
+from groma.data.misnamed import hint, renamed
 from groma.data.shuffle import Order, Permutation
 from groma.data.sources import Source
 from groma.errors import InputError
@@ -79,7 +81,7 @@ class AnnotatedSet(ABC):
         try:
             content = self.picture_bytes(number, annotation)
         except FileNotFoundError as error:
-            raise BadSampleError(Fault("missing_picture", f"{error.filename} is not there")) from error
+            raise BadSampleError(Fault("missing_picture", error.strerror or str(error))) from error
         except OSError as error:
             raise BadSampleError(Fault("corrupt_picture", f"{error.filename}: {error.strerror}")) from error
         try:
@@ -91,9 +93,15 @@ class AnnotatedSet(ABC):
 class LooseSet(AnnotatedSet):
     """An annotation file and a folder of pictures."""
 
-    def __init__(self, source: Source, pictures: Path) -> None:
-        """`pictures` is the folder that the annotations' paths start from."""
-        self.source, self.pictures = source, pictures
+    def __init__(self, source: Source, pictures: Path, renamed: Mapping[str, str] | None = None) -> None:
+        """Bring both together.
+
+        Args:
+            source: the annotations.
+            pictures: the folder that their paths start from.
+            renamed: what is called otherwise on disk (groma.data.misnamed).
+        """
+        self.source, self.pictures, self.renamed = source, pictures, dict(renamed or {})
 
     def __len__(self) -> int:
         return len(self.source)
@@ -109,4 +117,9 @@ class LooseSet(AnnotatedSet):
 
     def picture_bytes(self, number: int, annotation: Annotation) -> bytes:
         """See the base class."""
-        return (self.pictures / annotation.picture).read_bytes()
+        name = renamed(annotation.picture, self.renamed)
+        try:
+            return (self.pictures / name).read_bytes()
+        except FileNotFoundError as error:
+            told = f"{self.pictures / name} is not there{hint(self.pictures, name)}"
+            raise FileNotFoundError(error.errno, told, str(self.pictures / name)) from error

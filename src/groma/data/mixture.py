@@ -42,6 +42,8 @@ class SetConfig:
     """Its annotation file."""
     pictures: str = ""
     """The folder that the annotations' paths of pictures start from."""
+    renamed: dict[str, str] = field(default_factory=dict)
+    """Text in the annotations' paths of pictures -> what stands in its place on disk."""
     packed: str = ""
     """Instead of both: the location of its shards, a folder or an fsspec URL."""
     share: float = 1.0
@@ -195,4 +197,4 @@ def _open_data(config: SetConfig, entry: Entry, root: Path) -> AnnotatedSet:
     pictures = root / config.pictures
     if not pictures.is_dir():
         raise InputError(f"set {config.name or config.set!r}: there is no folder {pictures}.")
-    return LooseSet(Source(root / config.annotations, entry.format), pictures)
+    return LooseSet(Source(root / config.annotations, entry.format), pictures, config.renamed)
