@@ -125,8 +125,10 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
 
 def _load_file(path: Path, max_pixels: int) -> Image.Image:
     name = f"picture {str(path)!r}"
+    if str(path) == ".":  # what an empty text becomes as a path
+        raise InputError("no picture is named: give a picture file, not an empty name or the current folder")
     if str(path).startswith(("http:", "https:")):
-        raise InputError(f"{name} is a web address: download it first, then give the file")
+        raise InputError("a picture cannot be a web address: download it first, then give the file")
     try:
         mode = path.stat().st_mode
         stream = path.open("rb") if stat.S_ISREG(mode) else None
@@ -247,7 +249,7 @@ def _eight_bit(image: Image.Image, name: str) -> Image.Image:
 
 
 def _from_array(array: np.ndarray, max_pixels: int) -> Image.Image:
-    shape = " x ".join(str(n) for n in array.shape)
+    shape = " x ".join(str(n) for n in array.shape) or "a single number"
     if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
         raise InputError(f"the array ({shape}) has its channels first, expected (H, W, 3): `array.transpose(1, 2, 0)`")
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):

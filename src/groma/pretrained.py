@@ -125,8 +125,10 @@ def save(groma: Groma, folder: str | Path, *, dtype: torch.dtype | None = None, 
         card: text of the model card.
 
     Raises:
-        InputError: the folder holds something already.
+        InputError: the folder holds something already, or models are not stored in that type.
     """
+    if dtype is not None and dtype not in DTYPES.values():
+        raise InputError(f"dtype is {dtype}, models are stored as one of torch.{', torch.'.join(DTYPES)}.")
     save_whole(groma.model, groma.tokenizer, groma.preprocessing, Path(folder), dtype=dtype, card=card)
 
 
@@ -199,6 +201,8 @@ def find_checkpoint(name_or_path: str | Path) -> Path:
         CheckpointError: there is no such model.
     """
     name = str(name_or_path)
+    if not name:  # as a path it would be the current folder
+        raise CheckpointError(f"The model's name is empty; models inside the package: {', '.join(EMBEDDED)}.")
     if name in EMBEDDED:
         folder = Path(str(importlib.resources.files("groma"))) / "assets" / EMBEDDED[name]
         if not (folder / CONFIG).is_file():

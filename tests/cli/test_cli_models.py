@@ -6,6 +6,7 @@ import pytest
 from commands import sentence
 
 import groma.evaluate
+from groma.cli.output import figures_table, show
 from small_models import CONTEXT, IMAGE_SIZE, MAX_REGIONS, small_groma
 
 
@@ -32,6 +33,13 @@ def test_info_for_people(groma, model):
     assert ran.status == 0
     assert "corrected" in ran.out
     assert "parameters.total" in ran.out
+
+
+def test_no_name_is_cut_short_in_a_narrow_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    show(figures_table({"folder": "/a/" + "long/" * 20 + "end"}, "model", "x"))
+    printed = "".join(line.split("│")[2].strip() for line in capsys.readouterr().out.splitlines() if "│" in line)
+    assert printed == "/a/" + "long/" * 20 + "end"
 
 
 def test_convert_gives_the_same_answers(groma, model, picture, tmp_path):

@@ -135,6 +135,12 @@ def test_saving_never_replaces_anything(model, tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def test_whole_numbers_hold_no_model(model, tmp_path):
+    with pytest.raises(InputError, match=r"stored as one of torch\.float32"):
+        groma.save(model, tmp_path / "new", dtype=torch.int8)
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_failed_save_leaves_nothing(model, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
@@ -199,6 +205,8 @@ def test_names_that_lead_nowhere(tmp_path, folder, monkeypatch):
     for name in ("no-such-model", str(tmp_path / "nothing"), tmp_path / "nothing", "a/b/c", "./x/y"):
         with pytest.raises(CheckpointError, match="is no folder"):
             groma.load(name)
+    with pytest.raises(CheckpointError, match="name is empty"):
+        groma.load("")
     with pytest.raises(CheckpointError, match="is a file: give the folder"):
         groma.load(folder / "model.safetensors")
 

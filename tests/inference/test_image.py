@@ -220,6 +220,7 @@ def test_array_shapes():
         (np.zeros((8, 9, 2), np.uint8), r"8 x 9 x 2, expected \(H, W\)"),
         (np.zeros((2, 8, 9, 3), np.uint8), "2 x 8 x 9 x 3"),
         (np.zeros(7, np.uint8), "the array is 7, expected"),
+        (np.array(7, np.uint8), "the array is a single number, expected"),
         (np.zeros((0, 5, 3), np.uint8), "no pixels"),
         (np.zeros((4, 4), np.int64), "int64, expected uint8"),
         (np.zeros((4, 4), bool), "bool, expected uint8"),
@@ -264,6 +265,11 @@ def test_missing_folder_empty_and_unopenable(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="not a regular file"):
         load_image(tmp_path / "pipe")
+
+
+def test_an_empty_name_is_no_folder():
+    with pytest.raises(InputError, match="no picture is named"):
+        load_image("")
 
 
 @pytest.mark.parametrize(

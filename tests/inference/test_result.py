@@ -105,6 +105,7 @@ def test_dictionary_survives_json():
         (lambda d: d["entities"][0].pop("region_ids"), "'region_ids' is missing"),
         (lambda d: d["entities"][0].update(region_ids=[77]), "do not exist"),
         (lambda d: d.update(image_size_px=[3]), "not enough values"),
+        (lambda d: d.update(finish_reason="tired"), "is 'tired', expected one of stop, length"),
     ],
 )
 def test_damaged_dictionaries_are_refused(damage, message: str):

@@ -61,7 +61,9 @@ def figures_table(values: Mapping[str, Any], *columns: str) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*map(escape, columns))  # brackets in names and paths are no markup
+    table = Table()
+    for column in columns:
+        table.add_column(escape(column), overflow="fold")  # brackets are no markup; no path or name is cut short
     for name, value in _flat(values):
         table.add_row(Text(name), Text(_figure(value)))
     return table

@@ -10,7 +10,7 @@ Boxes are left, top, right, bottom in pixels of the picture as it is seen (EXIF 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from groma.errors import InputError
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Box = tuple[float, float, float, float]
 
 FinishReason = Literal["stop", "length", "cancelled"]
+FINISH_REASONS: tuple[FinishReason, ...] = get_args(FinishReason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +76,7 @@ class GroundedAnswer:
 
     Raises:
         InputError: The parts contradict each other: a span outside the text or other than its phrase, a
-            region that does not exist, scores that do not match the regions.
+            region that does not exist, scores that do not match the regions; or it ended for no known reason.
     """
 
     text: str
@@ -103,6 +104,8 @@ class GroundedAnswer:
         boxes_xyxy_px = {region.id: region.box_xyxy_px for region in self.regions}
         if len(boxes_xyxy_px) != len(self.regions):
             raise InputError("an answer holds two regions of the same id")
+        if self.finish_reason not in FINISH_REASONS:
+            raise InputError(f"finish_reason is {self.finish_reason!r}, expected one of {', '.join(FINISH_REASONS)}")
         for entity in self.entities:
             if not 0 <= entity.start <= entity.end <= len(self.text):
                 raise InputError(
