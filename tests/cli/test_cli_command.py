@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from commands import sentence
+from PIL import Image
 
 from groma.cli import main
 from groma.cli.arguments import spell_out_regions
@@ -159,6 +160,16 @@ def test_the_installed_command(picture, model):
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["image_size_px"] == [120, 90]
     assert all(line.startswith("groma: warning: ") for line in done.stderr.splitlines()), done.stderr
+
+
+def test_what_pillow_says_of_a_damaged_file_is_said_once(tmp_path):
+    path = tmp_path / "damaged.tif"
+    Image.new("RGB", (4, 4)).save(path)
+    samples_per_pixel = b"\x15\x01\x03\x00\x01\x00\x00\x00"
+    path.write_bytes(path.read_bytes().replace(samples_per_pixel + b"\x03", samples_per_pixel + b"\xff"))
+    done = in_a_process("regions", path)  # not under pytest, whose own handlers keep the loggers quiet
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1 and "header cannot be read" in done.stderr, done.stderr
 
 
 def test_a_reader_that_leaves_early(picture, model):

@@ -4,6 +4,7 @@ Set GROMA_DEBUG=1 to see the traceback as well.
 """
 
 import io
+import logging
 import os
 import sys
 import traceback
@@ -24,6 +25,7 @@ def guarded(run: Callable[[list[str]], int], arguments: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character shows its number
             stream.reconfigure(errors="backslashreplace")
+    logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it says of a damaged file, the error says as well
     try:
         with _warnings_in_one_line():
             status = run(arguments)
