@@ -5,7 +5,6 @@ GROMA_GOLDEN names the folder; by default the copy in tests/golden/data is used.
 
 import importlib.util
 import json
-import os
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,13 +14,12 @@ import numpy as np
 import pytest
 import torch
 
+from golden_folder import GOLDEN
 from groma.convert.published import load_published_weights, published_config
 from groma.image import Preprocessing
 from groma.model.config import GromaConfig
 from groma.model.groma import GromaModel
 from groma.prompt.tokens import SpecialTokenIds
-
-GOLDEN = Path(os.environ.get("GROMA_GOLDEN") or Path(__file__).parent / "data")
 
 TOLERANCES = {
     "boxes": 1e-4,

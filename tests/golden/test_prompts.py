@@ -5,19 +5,17 @@ ours to pass on; the tests that need it are then skipped with that reason.
 """
 
 import json
-import os
 import re
-from pathlib import Path
 
 import pytest
 
+from golden_folder import GOLDEN
 from groma.prompt.chat_format import VICUNA, VICUNA_PRETRAIN
 from groma.prompt.dialogue import Dialogue, Grounding, Phrase, Referred, Text, Turn
 from groma.prompt.render import render
 from groma.prompt.tokenizer import LlamaSentencePieceTokenizer, load_tokenizer
 from groma.prompt.tokens import Special
 
-GOLDEN = Path(os.environ.get("GROMA_GOLDEN") or Path(__file__).parent / "data")
 MODES = {"legacy_false": False, "legacy_true": True}
 FORMATS = {"llava": VICUNA, "default": VICUNA_PRETRAIN}
 BOX = (0.5, 0.5, 0.2, 0.2)

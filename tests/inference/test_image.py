@@ -17,10 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
+from golden_folder import GOLDEN
 from groma.errors import InputError
 from groma.image import FORMATS, IMAGENET_MEAN, IMAGENET_STD, Preprocessing, load_image
-
-GOLDEN = Path(os.environ.get("GROMA_GOLDEN", Path(__file__).parents[1] / "golden" / "data"))
 
 # A picture with no symmetry: every turn and flip of it is another picture.
 PIXELS = np.array([[[250, 10, 10], [10, 250, 10], [10, 10, 250]], [[240, 240, 10], [90, 90, 90], [0, 0, 0]]], np.uint8)

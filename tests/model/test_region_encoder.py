@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from golden_folder import manifests
 from groma.errors import InputError
 from groma.model.config import RegionEncoderConfig
 from groma.model.region_encoder import PUBLISHED_NAMES, BoxFormat, RegionEncoder, Strides
 from groma.model.types import FeatureMaps
 
-GOLDEN = Path(os.environ.get("GROMA_GOLDEN", Path(__file__).parents[1] / "golden" / "data"))
 CHANNELS, PATCH, GRID, OUTPUT = 8, 14, 3, 6
 FORMATS: tuple[BoxFormat, ...] = ("cxcywh", "xyxy")
 STRIDES: tuple[Strides, ...] = ("released", "true")
@@ -302,16 +301,18 @@ def test_a_width_that_cannot_be_grouped_is_refused(groups: int) -> None:
         build(group_norm_groups=groups)
 
 
-def test_published_names_cover_every_parameter() -> None:
-    manifest = json.loads((GOLDEN / "manifest_small.json").read_text())
+@pytest.mark.parametrize("file", manifests())
+def test_published_names_cover_every_parameter(file: Path) -> None:
+    manifest = json.loads(file.read_text())
     vision = manifest["vision_encoder"]
-    encoder = RegionEncoder(
-        RegionEncoderConfig(),
-        feature_dim=vision["hidden_size"],
-        image_size=vision["image_size"],
-        patch_size=vision["patch_size"],
-        output_dim=manifest["language_model"]["hidden_size"],
-    )
+    with torch.device("meta"):
+        encoder = RegionEncoder(
+            RegionEncoderConfig(),
+            feature_dim=vision["hidden_size"],
+            image_size=vision["image_size"],
+            patch_size=vision["patch_size"],
+            output_dim=manifest["language_model"]["hidden_size"],
+        )
     renamed = {}
     for name, tensor in manifest["tensors"].items():
         if name.startswith("region_encoder."):

@@ -1,7 +1,6 @@
 """Region selection: the rules one by one, a slow restatement of them, and the golden decisions."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from golden_folder import GOLDEN
 from groma.boxes import suppress_overlaps
 from groma.errors import InputError
 from groma.model.config import SelectionConfig
 from groma.model.selection import match_regions, objectness, select_regions
 from groma.model.types import Proposals, Regions
-
-GOLDEN = Path(os.environ.get("GROMA_GOLDEN", Path(__file__).parents[1] / "golden" / "data"))
 
 
 def logit(scores: list[float]) -> Tensor:
