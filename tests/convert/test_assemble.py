@@ -172,6 +172,8 @@ def test_what_cannot_be_assembled_is_told_in_one_sentence(folders, tmp_path, whi
 def test_sizes_and_templates_that_do_not_fit_are_refused(folders, tmp_path):
     with pytest.raises(InputError, match="multiple of two patches"):
         assemble(folders / "language", folders / "dinov2", image_size=90)
+    with pytest.raises(InputError, match="multiple of two patches"):
+        assemble(folders / "language", folders / "dinov2", image_size=0)
     with pytest.raises(InputError, match="unknown chat format 'alpaca'"):
         assemble(folders / "language", folders / "dinov2", image_size=SIDE_PX, chat="alpaca")
     with pytest.raises(CheckpointError, match=r"no config.json"):

@@ -15,6 +15,7 @@ CASES = {
     "000000000009.jpg": ("COCO_val2014_000000000009.jpg", "pictures of 2014"),
     "train/a.jpg": ("a.jpg", 'renamed: {train/: ""}'),
     "x/y/a.jpg": ("a.jpg", "folders that are not there"),
+    "c": ("c.jpg", "leave the suffix out"),
     "b.jpg": ("../b.jpg", "the folder above"),
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from micro import SIDE_PX, micro_config
+from micro import SIDE_PX
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -16,25 +16,13 @@ from groma.data.catalogue import CATALOGUE
 from groma.data.scenes.export import PICTURES, export_scenes
 from groma.data.scenes.scene import make_scene
 from groma.errors import InputError, MissingExtraError
-from groma.image import Preprocessing
-from groma.model.groma import GromaModel
-from groma.pretrained import save_whole
 from groma.train.adapters import add_adapters, merged
-from groma.train.blueprint import find_tokenizer
 from groma.train.checkpoint import TRAINED
 from groma.train.config import LoopConfig, OptimizerConfig, TrainingConfig
-from groma.train.recipes import RECIPES, TOKENIZER
+from groma.train.recipes import RECIPES
 from groma.train.run import run_stage
 from groma.train.settings import LanguageConfig, LoraConfig
 from groma.train.stage import StageConfig
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("base") / "model"
-    save_whole(GromaModel(micro_config()), find_tokenizer(TOKENIZER), Preprocessing(size_px=SIDE_PX), folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +141,11 @@ def test_precision_of_frozen_weights_fits_the_run(own):
     with pytest.raises(InputError, match=r'frozen_precision "bf16" needs training.loop.precision "bf16"'):
         config = finetuning(own, frozen_precision="bf16")
         replace(config, training=replace(config.training, loop=LoopConfig(steps=1)))
+
+
+def test_only_stage_3_has_a_choice_of_what_learns():
+    with pytest.raises(InputError, match=r"'lora' is for stage \"instruct\""):
+        replace(RECIPES["finetune-align"](), language=LanguageConfig(train="lora"))
 
 
 def test_averages_of_eight_bits(base, own, tmp_path):

@@ -132,6 +132,16 @@ def test_packed_branches_see_what_they_would_see_alone(language):
     torch.testing.assert_close(hidden[0, LENGTH:], alone[1, shared:], atol=1e-4, rtol=1e-3)
 
 
+def test_a_frozen_base_lets_gradients_through_to_the_added_rows_alone(language):
+    language.base.requires_grad_(False)
+    hidden, _ = language(language.embed(some_ids()), use_cache=False)
+    language.logits(hidden).logsumexp(-1).sum().backward()
+    reached = {name for name, parameter in language.named_parameters() if parameter.grad is not None}
+    assert reached == {"added_embeddings.weight", "added_head.weight"}
+    assert all(parameter.grad.abs().max() > 0 for parameter in language.parameters() if parameter.grad is not None)
+    language.zero_grad(set_to_none=True)
+
+
 def test_layers_that_no_mask_stops_are_named():
     config = AutoConfig.for_model("lfm2", **SIZES, vocab_size=VOCABULARY, full_attn_idxs=[1])
     with pytest.raises(InputError, match=r"lfm2.*kind conv"):

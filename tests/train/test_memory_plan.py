@@ -44,7 +44,12 @@ def test_a_plan_is_printed_and_nothing_is_trained(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"), [(["speak"], "not for 'speak'"), (["finetune-detect", "--from", "groma-tiny"], "--data")]
+    ("arguments", "told"),
+    [
+        (["speak"], "not for 'speak'"),
+        (["finetune-detect", "--from", "groma-tiny"], "--data"),
+        (["tiny-detect", "--processes", "0"], "at least one process"),
+    ],
 )
 def test_runs_without_a_plan_are_named(arguments, told, capsys):
     assert main(["train", *arguments, "--plan"]) == 2

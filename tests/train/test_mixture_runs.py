@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from micro import SCENE_RECIPES, SIDE_PX, micro_config
+from micro import SCENE_RECIPES, SIDE_PX
 from PIL import Image
 
 import groma
@@ -15,26 +15,13 @@ from groma.data.collate import VisionBatch
 from groma.data.scenes.export import PICTURES, export_scenes
 from groma.data.scenes.scene import make_scene
 from groma.errors import InputError
-from groma.image import Preprocessing
-from groma.model.groma import GromaModel
-from groma.pretrained import save_whole
 from groma.train import trackers
-from groma.train.blueprint import find_tokenizer
 from groma.train.config import LoopConfig
 from groma.train.distributed import World
 from groma.train.mixtures import LEAST_SEEN, Tally, look_at, make_stream, open_file, steps_of
 from groma.train.recipes import RECIPES, TOKENIZER
 from groma.train.run import SPECIMENS, build_objective, make_blueprint, run_stage
 from groma.train.stage import MixtureData, StageConfig
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    """A whole model of random weights, as `groma.load` takes it."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("base") / "model"
-    save_whole(GromaModel(micro_config()), find_tokenizer(TOKENIZER), Preprocessing(size_px=SIDE_PX), folder)
-    return folder
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -47,7 +47,6 @@ def assemble(
     image_size: int = 448,
     max_regions: int = 100,
     chat: str | None = None,
-    parts: Mapping[str, Any] | None = None,
     names: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> Assembled:
@@ -59,8 +58,6 @@ def assemble(
         image_size: side in pixels that pictures are resized to.
         max_regions: most regions of a picture that have a token of their own.
         chat: name of a chat format; None: the tokenizer's own template, or Vicuna's where it has none.
-        parts: fields of the configuration's other parts ("proposer", "selection", "region_encoder"), where they differ
-            from the published ones.
         names: what the two are called, for `groma info`; None: by their folders.
         seed: draws the fresh weights.
 
@@ -71,22 +68,20 @@ def assemble(
     language_config, encoder_config = _read_config(language), _read_config(encoder)
     _check_kinds(language, language_config, encoder, encoder_config)
     patch = encoder_config.patch_size
-    if image_size % (2 * patch):
+    if image_size < 1 or image_size % (2 * patch):
         raise InputError(f"image_size is {image_size}, expected a multiple of two patches ({2 * patch} px).")
     tokenizer = _tokenizer(language, language_config, max_regions)
     chat = chat or ("chat_template" if getattr(tokenizer, "chat_template", None) else "vicuna")
     chat_format(chat, tokenizer)  # refused now rather than at the first question
-    others = {name: dict(values) for name, values in (parts or {}).items()}
-    others["selection"] = others.get("selection", {}) | {"max_regions": max_regions}
     groups = math.gcd(RegionEncoderConfig().group_norm_groups, encoder_config.hidden_size)
-    others["region_encoder"] = {"group_norm_groups": groups} | others.get("region_encoder", {})
     config = GromaConfig(
         language=language_config,
         encoder=cast(Any, encoder_config),
+        selection={"max_regions": max_regions},
+        region_encoder={"group_norm_groups": groups},
         image_size=image_size,
         chat_format=chat,
         provenance={"assembled_from": dict(names or {"language": language.name, "encoder": encoder.name})},
-        **others,
     )
     base = _read_model(AutoModelForCausalLM, language)
     backbone = _read_model(AutoModel, encoder)
@@ -121,11 +116,18 @@ def _check_kinds(
 
 def _tokenizer(folder: Path, config: PreTrainedConfig, max_regions: int) -> PromptTokenizer:
     """The language model's tokenizer; Groma's tokens come after the last row of the model's embedding."""
+    rows = config.vocab_size
     if (folder / BACKEND_FILE).is_file():
-        rows = config.get_text_config().vocab_size
         return FastPromptTokenizer.from_hub_folder(folder, base_vocab_size=rows, num_regions=max_regions)
     if (folder / MODEL_FILE).is_file():
-        return LlamaSentencePieceTokenizer((folder / MODEL_FILE).read_bytes(), legacy=True, num_regions=max_regions)
+        content = (folder / MODEL_FILE).read_bytes()
+        tokenizer = LlamaSentencePieceTokenizer(content, legacy=True, num_regions=max_regions)
+        if tokenizer.vocab_size != rows:
+            raise CheckpointError(
+                f"{folder}: {MODEL_FILE} has {tokenizer.vocab_size} tokens, the model {rows} rows; {BACKEND_FILE} may "
+                "have fewer."
+            )
+        return tokenizer
     raise CheckpointError(f"{folder} holds no tokenizer: neither {BACKEND_FILE} nor {MODEL_FILE} is there.")
 
 

@@ -40,8 +40,10 @@ def hint(pictures: Path, name: str) -> str:
 def _candidates(path: PurePosixPath) -> Iterator[tuple[str, str]]:
     """Paths that are tried, and what would make each right."""
     for suffix in SUFFIXES:
-        if suffix != path.suffix:
-            yield str(path.with_suffix(suffix)), f"give the set `renamed: {{{path.suffix or path.name}: {suffix}}}`"
+        if not path.suffix:
+            yield f"{path}{suffix}", "the annotations leave the suffix out, so no picture of theirs is found"
+        elif suffix != path.suffix:
+            yield str(path.with_suffix(suffix)), f"give the set `renamed: {{{path.suffix}: {suffix}}}`"
     bare = _COCO_2014.sub("", path.name)
     if bare != path.name:
         prefix = path.name.removesuffix(bare)

@@ -100,7 +100,9 @@ class LanguageModel(nn.Module):
         """(..., D) -> (..., V + A) float32 logits, scaled and capped as the family does."""
         logits = torch.cat((self.base.get_output_embeddings()(hidden), self.added_head(hidden)), dim=-1).float()
         config = self.base.config.get_text_config()
-        logits = logits * getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
+        scale = getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
+        if scale != 1.0:  # the most there are: no pass over all of them for nothing
+            logits = logits * scale
         cap = getattr(config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 

@@ -10,7 +10,7 @@ B pictures, N image tokens, R regions of each, T tokens, K tokens that are learn
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -153,13 +153,9 @@ def _pictures(shape: BatchShape, side_px: int) -> Tensor:
 def _detect(objective: Any, shape: BatchShape, side_px: int) -> Tensor:
     """All that the losses are made of; they themselves need little."""
     output = objective.proposer(objective.encoder(_pictures(shape, side_px)))
-    tensors = [value for value in tree_leaves(vars_of(output)) if isinstance(value, Tensor) and value.requires_grad]
+    values = tree_leaves([getattr(output, field.name) for field in fields(output)])
+    tensors = [value for value in values if isinstance(value, Tensor) and value.requires_grad]
     return torch.stack([tensor.float().sum() for tensor in tensors]).sum()
-
-
-def vars_of(value: Any) -> Any:
-    """A dataclass as a dictionary, one level deep."""
-    return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
 def _answer(objective: Any, shape: BatchShape, side_px: int) -> Tensor:

@@ -26,7 +26,7 @@ from groma.train.config import OptimizerConfig
 from groma.train.distributed import BUCKET_ELEMENTS, World
 from groma.train.dry_run import BatchShape, peak_of_step, without_content
 from groma.train.language import AnswerTraining, pack_prompts
-from groma.train.mixtures import make_stream, open_file
+from groma.train.mixtures import fixed_batches, open_file
 from groma.train.objective import Objective
 from groma.train.run import build_objective, build_stream
 from groma.train.sharding import blocks, checkpoint_activations
@@ -87,17 +87,19 @@ def plan_run(config: StageConfig, init: Sequence[Path] = (), *, processes: int =
     Raises:
         GromaError: model or data cannot be used, or the stage has no plan.
     """
+    if processes < 1:
+        raise InputError(f"A plan is for at least one process, got {processes}.")
     if config.stage not in MIXTURE_STAGES:
         raise InputError(f"There is a plan of memory for stages {', '.join(MIXTURE_STAGES)}, not for {config.stage!r}.")
     config = replace(config, training=config.training.on(World().device.type))
     blueprint = make_blueprint(config, init)
     if config.mixture.file:
-        stream = make_stream(config, open_file(config.mixture.file), blueprint, World())
+        batches = fixed_batches(config, open_file(config.mixture.file), blueprint, BATCHES)
     elif config.model:
         stream = build_stream(config, World())
+        batches = [stream.next() for _ in range(BATCHES)]
     else:
         raise InputError("A plan looks at the data: give your .jsonl or a mixture's .yaml (--data).")
-    batches = (stream.next() for _ in range(BATCHES))
     return plan_memory(config, blueprint, largest(blueprint, batches), processes=processes)
 
 
@@ -113,10 +115,10 @@ def plan_memory(config: StageConfig, blueprint: Blueprint, shape: BatchShape, *,
     loop, full = config.training.loop, config.training.loop.sharding == "full" and processes > 1
     with without_content(partial(_objective, config, blueprint)) as objective:
         objective.train()
-        named = [pair for group in objective.parameter_groups() for pair in group.parameters]
-        muon = {id(p) for group in objective.parameter_groups() if group.muon for _, p in group.parameters}
-        trained = [parameter for _, parameter in named]
-        weights = _bytes({id(t): t for t in (*objective.parameters(), *objective.buffers())}.values())
+        groups = objective.parameter_groups()
+        trained = [parameter for group in groups for _, parameter in group.parameters]
+        muon = {id(parameter) for group in groups if group.muon for _, parameter in group.parameters}
+        weights = _bytes((*objective.parameters(), *objective.buffers()))
         optimizer = sum(_momenta(p, config.training.optimizer, id(p) in muon) for p in trained)
         gathered = _gathered(objective, loop.precision) if full else _bucket(trained) if processes > 1 else 0
         if loop.activation_checkpointing:

@@ -73,7 +73,7 @@ def combine(checkpoints: Sequence[Path]) -> Groma:
         CheckpointError: the first is no whole model, or a later one has none of its parts or parts of other shapes.
     """
     first, *later = checkpoints
-    groma = load(first / MODEL if (first / MODEL).is_dir() else first, device="cpu")
+    groma = _load_whole(first)
     for checkpoint in later:
         load_parts(dict(groma.model.named_children()), checkpoint)
     told = groma.model.config.provenance or {}
@@ -83,14 +83,19 @@ def combine(checkpoints: Sequence[Path]) -> Groma:
 
 def _read(checkpoint: Path) -> dict[str, Tensor]:
     """All tensors of a checkpoint, by their names in memory."""
-    folder = checkpoint / MODEL
-    file = folder / PARTS_FILE
+    file = checkpoint / MODEL / PARTS_FILE
     if not file.is_file():  # a whole model, as the last stages save it
-        return load(folder if folder.is_dir() else checkpoint, device="cpu").model.state_dict()
+        return _load_whole(checkpoint).model.state_dict()
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file}: the weights cannot be read: {error}.") from error
+
+
+def _load_whole(checkpoint: Path) -> Groma:
+    """The model in a checkpoint folder, or the one of that name."""
+    folder = checkpoint / MODEL
+    return load(str(folder if folder.is_dir() else checkpoint), device="cpu")  # as text it may be a name on the hub
 
 
 def _below(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

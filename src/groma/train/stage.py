@@ -144,6 +144,10 @@ class StageConfig:
         check_numbers(self, "encoder_lr_scale", minimum=0)
         if self.stage in LANGUAGE_STAGES and self.model:
             require(self, "tokenizer", bool(self.tokenizer), f"given for stage {self.stage!r}")
+        if self.stage != "instruct" and self.language.train != "all":
+            raise InputError(
+                f'language.train {self.language.train!r} is for stage "instruct": stage {self.stage!r} has no choice.'
+            )
         kept, computed = self.language.frozen_precision, self.training.loop.precision
         if kept == "bf16" and computed == "fp32":
             raise InputError(
