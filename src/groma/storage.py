@@ -132,11 +132,24 @@ def read_json(path: Path, *, error: type[GromaError] = InputError) -> Any:
         GromaError: Of the kind asked for: the file is missing or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except FileNotFoundError as cause:
         raise error(f"{path}: there is no such file.") from cause
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as cause:
+    except OSError as cause:
         raise error(f"{path}: not a readable JSON file: {cause}.") from cause
+    return parse_json(content, what=str(path), error=error)
+
+
+def parse_json(content: bytes, *, what: str, error: type[GromaError] = InputError) -> Any:
+    """Read a JSON file's content; `what` says which file, the rest is as in `read_json`.
+
+    Raises:
+        GromaError: Of the kind asked for: it is not JSON.
+    """
+    try:
+        return json.loads(content.decode("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as cause:
+        raise error(f"{what}: not a readable JSON file: {cause}.") from cause
 
 
 def read_json_object(path: Path, *, error: type[GromaError] = InputError) -> dict[str, Any]:

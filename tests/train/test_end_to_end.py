@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from micro import SIDE_PX, micro_config
+from PIL import Image
 
 import groma
 from groma.data.catalogue import CATALOGUE
@@ -18,9 +19,12 @@ from groma.image import Preprocessing
 from groma.model.groma import GromaModel
 from groma.pretrained import save_whole
 from groma.train.blueprint import find_tokenizer
-from groma.train.recipes import TOKENIZER
+from groma.train.mixtures import open_file
+from groma.train.recipes import RECIPES, TOKENIZER
+from groma.train.specimens import answer_specimens, find_specimens
 
 PICTURES_OF_A_SET = 4
+SHARDED = ("--training.loop.sharding", "full", "--training.loop.evaluate-every", 10)
 
 
 def mixture(folder: Path, names: list[str]) -> Path:
@@ -61,7 +65,8 @@ def sums(records: list[dict]) -> dict[str, int]:
 
 
 @pytest.mark.slow
-def test_three_stages_on_two_processes_from_every_set_of_the_catalogue(tmp_path):
+def test_three_stages_on_two_processes_from_every_set_of_the_catalogue(tmp_path, monkeypatch):
+    monkeypatch.setenv("GROMA_CACHE", str(tmp_path / "cache"))
     torch.manual_seed(0)
     base = tmp_path / "base"
     save_whole(GromaModel(micro_config()), find_tokenizer(TOKENIZER), Preprocessing(size_px=SIDE_PX), base)
@@ -70,7 +75,7 @@ def test_three_stages_on_two_processes_from_every_set_of_the_catalogue(tmp_path)
 
     detected = run_on_two(tmp_path, "detect", "--data", boxes, "--from", base)
     aligned = run_on_two(tmp_path, "align", "--data", words, "--from", base, "--from", newest(tmp_path / "detect"))
-    instructed = run_on_two(tmp_path, "instruct", "--data", words, "--from", newest(tmp_path / "align"))
+    instructed = run_on_two(tmp_path, "instruct", "--data", words, "--from", newest(tmp_path / "align"), *SHARDED)
 
     for records, names in ((detected, [n for n, e in CATALOGUE.items() if e.head]), (aligned, CATALOGUE)):
         counted = sums(records)
@@ -79,9 +84,12 @@ def test_three_stages_on_two_processes_from_every_set_of_the_catalogue(tmp_path)
     told = {term for record in instructed for term in record.get("terms", {}) if term.startswith("answer/")}
     assert told == {f"answer/{name}" for name in CATALOGUE}
     assert sums(instructed) == sums(aligned)
-    assert list((tmp_path / "instruct" / "specimens").glob("*.png"))
 
-    model = groma.load(newest(tmp_path / "instruct") / "model")
+    model = groma.load(newest(tmp_path / "instruct") / "model", device="cpu")
+    drawn = max((tmp_path / "instruct" / "specimens").glob("*.png"))  # by two processes, each with half of the weights
+    specimens = find_specimens(open_file(str(words)).sets, 1, seed=RECIPES["finetune-instruct"]().mixture.seed)
+    with Image.open(drawn) as sheet:
+        assert sheet.convert("RGB").tobytes() == answer_specimens(model, specimens).convert("RGB").tobytes()
     answer = model.ask(tmp_path / "words" / "coco" / PICTURES / "000000.png", "What is it?")
     assert answer.finish_reason in ("stop", "length")
     assert [step["stage"] for step in model.model.config.provenance["trained_on"]] == ["align", "instruct"]

@@ -93,10 +93,11 @@ class Show:
         from groma.data.augment import Augmentation
         from groma.data.lessons import DetectionLessons
         from groma.data.mixture import open_mixture
-        from groma.train.mixture_stream import dialogue_lessons
+        from groma.train.blueprint import read_blueprint
+        from groma.train.mixtures import dialogue_lessons
         from groma.train.sheet import contact_sheet, draw_samples
 
-        lessons = dialogue_lessons(self.model)
+        lessons = dialogue_lessons(read_blueprint(self.model))
         if self.detection:
             lessons = DetectionLessons(preprocessing=lessons.preprocessing, augmentation=Augmentation())
         tiles = draw_samples(open_mixture(_mixture(self.config)), lessons, count=count, seed=seed, tell=note)

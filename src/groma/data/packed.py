@@ -5,14 +5,13 @@ A shard is a tar file of members `000000017.jpg` (the picture, as it was) and `0
 numbers of samples, sizes and checksums.
 
 Samples are found by number, so that a resumed run goes on exactly and processes share a set without repeats or gaps. A
-remote shard is fetched as a whole into a cache folder when one of its samples is needed first. So that this pays,
-samples are shuffled in windows of a few shards (`WindowedOrder`), not over the whole set.
+remote shard is fetched as a whole into a cache folder when one of its samples is needed first (groma.data.remote). So
+that this pays, samples are shuffled in windows of a few shards (`WindowedOrder`), not over the whole set.
 """
 
 import io
 import json
 import os
-import shutil
 import tarfile
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -24,9 +23,10 @@ from typing import Any
 from groma.data.annotated_set import AnnotatedSet
 from groma.data.annotation import Annotation
 from groma.data.record_index import cache_folder
+from groma.data.remote import FetchedFiles, read_remote
 from groma.data.shuffle import Permutation
-from groma.errors import InputError, MissingExtraError
-from groma.storage import atomic_file, read_json, sha256, write_json
+from groma.errors import InputError
+from groma.storage import atomic_file, parse_json, read_json, sha256, write_json
 
 LIST_FILE = "shards.json"
 LAYOUT = 1
@@ -132,12 +132,12 @@ class PackedSet(AnnotatedSet):
 
         Raises:
             InputError: there is no list of shards, or it is of another layout.
+            UnreachableError: the list cannot be fetched.
             MissingExtraError: a URL is given, and fsspec is not installed.
         """
         self.location = location.rstrip("/")
-        self.is_remote = "://" in location
-        self.cache = cache or cache_folder() / "shards" / self.location.replace("://", "-").replace("/", "-")
-        listed = read_json(self._local(LIST_FILE, fresh=True))
+        self._fetched = FetchedFiles(cache or cache_folder() / "shards") if "://" in location else None
+        listed = self._list()
         if not isinstance(listed, dict) or listed.get("layout") != LAYOUT:
             raise InputError(f"{location}/{LIST_FILE} is no list of shards of layout {LAYOUT}.")
         self.shards = tuple(Shard(**row) for row in listed["shards"])
@@ -188,21 +188,20 @@ class PackedSet(AnnotatedSet):
         if shard.name not in self._open:
             while len(self._open) >= 2 * WINDOW:
                 os.close(self._open.pop(next(iter(self._open)))[0])
-            path = self._local(shard.name, size_bytes=shard.size_bytes)
+            path = self._path(shard)
             places = list(_places(path, shard))
             self._open[shard.name] = (os.open(path, os.O_RDONLY), places)
         return self._open[shard.name]
 
-    def _local(self, name: str, *, size_bytes: int | None = None, fresh: bool = False) -> Path:
-        """The path of one of the set's files, fetched if it is remote."""
-        if not self.is_remote:
-            return Path(self.location) / name
-        target = self.cache / name
-        if fresh or not target.exists():
-            _fetch(f"{self.location}/{name}", target)
-        if size_bytes is not None and target.stat().st_size != size_bytes:
-            raise InputError(f"{target} has {target.stat().st_size} bytes, {LIST_FILE} says {size_bytes}: delete it.")
-        return target
+    def _list(self) -> Any:
+        where = f"{self.location}/{LIST_FILE}"
+        return read_json(Path(where)) if self._fetched is None else parse_json(read_remote(where), what=where)
+
+    def _path(self, shard: Shard) -> Path:
+        where = f"{self.location}/{shard.name}"
+        if self._fetched is None:
+            return Path(where)
+        return self._fetched.path(where, size_bytes=shard.size_bytes, checksum=shard.sha256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,20 +224,6 @@ def _places(path: Path, shard: Shard) -> Iterator[_Place]:
         if suffix != ".json":
             raise InputError(f"shard {path}: {annotation.name} is no annotation.")
         yield _Place((picture.offset_data, picture.size), (annotation.offset_data, annotation.size))
-
-
-def _fetch(url: str, target: Path) -> None:
-    """Copy a remote file; complete or not at all, also when several processes do it at once."""
-    try:
-        import fsspec
-    except ImportError:
-        raise MissingExtraError("Data behind a URL needs the package fsspec: pip install 'groma[train]'") from None
-    try:
-        opened: Any = fsspec.open(url, "rb")
-        with atomic_file(target) as temporary, opened as source, temporary.open("wb") as copy:
-            shutil.copyfileobj(source, copy, 1 << 20)
-    except (OSError, ValueError, ImportError) as error:  # fsspec: no such protocol, or its package is missing
-        raise InputError(f"{url} cannot be fetched: {error}.") from error
 
 
 class WindowedOrder:

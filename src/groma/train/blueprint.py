@@ -62,16 +62,22 @@ def make_blueprint(config: StageConfig, init: Sequence[Path] = ()) -> Blueprint:
     for checkpoint in init:
         folder = checkpoint / MODEL if (checkpoint / MODEL).is_dir() else checkpoint
         if (find_checkpoint(str(folder)) / CONFIG).is_file():
-            read = load_interface(str(folder))
-            return Blueprint(
-                model=read.config,
-                preprocessing=read.preprocessing,
-                tokenizer=read.tokenizer,
-                origin=str(checkpoint),
-            )
+            return read_blueprint(str(folder), origin=str(checkpoint))
     raise InputError(
         "This recipe trains on from a model: give one with --from, such as groma-tiny, a folder that `groma.load` "
         "takes, or a checkpoint of stage align or instruct."
+    )
+
+
+def read_blueprint(model: str, *, origin: str = "") -> Blueprint:
+    """That of a whole model; `origin` is what it is called, None of its weights are read.
+
+    Raises:
+        CheckpointError: there is no such model.
+    """
+    read = load_interface(model)
+    return Blueprint(
+        model=read.config, preprocessing=read.preprocessing, tokenizer=read.tokenizer, origin=origin or model
     )
 
 

@@ -6,37 +6,14 @@ also on another number of processes with as many samples per step.
 
 from collections.abc import Iterator
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
 from groma.data.batches import Batch, MicroBatches
-from groma.data.lessons import DialogueLessons
-from groma.errors import InputError
-from groma.pretrained import load_interface
-from groma.prompt.chat_format import chat_format
+from groma.errors import GromaError, InputError
 from groma.train.objective import BatchStream
-
-
-def dialogue_lessons(model: str | Path, *, jitter: float = 0.0) -> DialogueLessons:
-    """Lessons of stages 2 and 3 as a model wants them: its tokenizer, chat format, picture size and context.
-
-    Raises:
-        CheckpointError: there is no such model.
-    """
-    interface = load_interface(model)
-    config, tokenizer = interface.config, interface.tokenizer
-    text = config.language.get_text_config()
-    room = config.num_image_tokens + 2 * config.selection.max_regions
-    return DialogueLessons(
-        preprocessing=interface.preprocessing,
-        tokenizer=tokenizer,
-        chat_format=chat_format(config.chat_format, tokenizer),
-        max_tokens=text.max_position_embeddings - room,
-        jitter=jitter,
-    )
 
 
 class MixtureStream(BatchStream):
@@ -52,13 +29,19 @@ class MixtureStream(BatchStream):
         """
         self._batches, self._workers, self._ahead = batches, workers, ahead
         self._number = 0
-        self._made: Iterator[Batch] | None = None
+        self._made: Iterator[Batch | GromaError] | None = None
 
     def next(self) -> Batch:
-        """The next micro-batch."""
+        """The next micro-batch.
+
+        Raises:
+            GromaError: it cannot be made, here or by a worker.
+        """
         if self._made is None:
             self._made = self._start()
         batch = next(self._made)
+        if isinstance(batch, GromaError):
+            raise batch
         self._number += 1
         return batch
 
@@ -88,11 +71,11 @@ class MixtureStream(BatchStream):
         self._number = state["steps"] * share.accumulate + state["micro"]
         self._made = None
 
-    def _start(self) -> Iterator[Batch]:
+    def _start(self) -> Iterator[Batch | GromaError]:
         if self._workers == 0:
             return map(self._batches.__getitem__, count(self._number))
         loader = DataLoader(
-            self._batches,  # pyright: ignore[reportArgumentType]  # found by number is all that is needed
+            _Told(self._batches),  # pyright: ignore[reportArgumentType]  # found by number is all that is needed
             sampler=count(self._number),  # pyright: ignore[reportArgumentType]  # endless
             batch_size=None,
             num_workers=self._workers,
@@ -101,6 +84,19 @@ class MixtureStream(BatchStream):
             worker_init_fn=_one_thread,
         )
         return iter(loader)
+
+
+class _Told:
+    """Errors that are ours come as values: raised in a worker they would be told with its whole traceback."""
+
+    def __init__(self, batches: MicroBatches) -> None:
+        self.batches = batches
+
+    def __getitem__(self, number: int) -> Batch | GromaError:
+        try:
+            return self.batches[number]
+        except GromaError as error:
+            return error
 
 
 def _one_thread(_worker: int) -> None:

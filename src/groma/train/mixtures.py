@@ -143,6 +143,20 @@ def make_lessons(config: StageConfig, blueprint: Blueprint) -> DetectionLessons 
     if config.stage == "detect":
         augmentation = Augmentation() if config.mixture.augment else WHOLE
         return DetectionLessons(preprocessing=blueprint.preprocessing, augmentation=augmentation)
+    return dialogue_lessons(blueprint, chat=config.mixture.chat_format, jitter=config.mixture.jitter)
+
+
+def dialogue_lessons(blueprint: Blueprint, *, chat: str = "", jitter: float = 0.0) -> DialogueLessons:
+    """Lessons of stages 2 and 3 as a model wants them: its tokenizer, chat format, picture size and context.
+
+    Args:
+        blueprint: the model.
+        chat: name of another chat format than the model's.
+        jitter: see DialogueLessons.
+
+    Raises:
+        InputError: there is no tokenizer, no such chat format, or no room for text.
+    """
     model, tokenizer = blueprint.model, blueprint.speaks()
     room = model.num_image_tokens + 2 * model.selection.max_regions
     context = getattr(model.language.get_text_config(), "max_position_embeddings", None) or 1 << 30
@@ -151,9 +165,9 @@ def make_lessons(config: StageConfig, blueprint: Blueprint) -> DetectionLessons 
     return DialogueLessons(
         preprocessing=blueprint.preprocessing,
         tokenizer=tokenizer,
-        chat_format=chat_format(config.mixture.chat_format or model.chat_format, tokenizer),
+        chat_format=chat_format(chat or model.chat_format, tokenizer),
         max_tokens=context - room,
-        jitter=config.mixture.jitter,
+        jitter=jitter,
     )
 
 

@@ -37,6 +37,7 @@ from groma.train.objective import BatchStream, Objective
 from groma.train.parts import load_parts, save_state, state_of_parts
 from groma.train.pretraining import EncoderPretraining, initialize_from_scratch
 from groma.train.region_tables import RegionTables
+from groma.train.sharding import at_hand
 from groma.train.specimens import Specimen, answer_specimens, find_specimens
 from groma.train.stage import LANGUAGE_STAGES, StageConfig
 from groma.train.streams import COLOUR_NUMBERS, DialogueStream, SceneStream
@@ -103,9 +104,10 @@ def run_stage(
             _note_origin(objective.model.config, config, blueprint)
         objective.to(world.device)
         tally = Tally(1.0 if mixture is None else mixture.config.max_bad_share)
+        draw = partial(_draw, out=out, tell=tell, world=world)
         hooks = Hooks(
             save_model=partial(_save_model, objective, blueprint),
-            on_evaluate=_evaluation(objective, config, blueprint, mixture, world, partial(_draw, out=out, tell=tell)),
+            on_evaluate=_evaluation(objective, config, blueprint, mixture, draw),
             counts=None if mixture is None else counts_of,
             on_log=tally,
             sinks=[start_tracker(name, out, recipe) for name in trackers if world.is_main],
@@ -169,7 +171,6 @@ def _evaluation(
     config: StageConfig,
     blueprint: Blueprint,
     mixture: Mixture | None,
-    world: World,
     draw: Callable[[Groma, Sequence[Specimen], int], None],
 ) -> Callable[[int], Mapping[str, float]] | None:
     """What an evaluation does; None where there is nothing to look at."""
@@ -178,22 +179,30 @@ def _evaluation(
     held_out = open_file(config.mixture.validation) if config.mixture.validation else None
     batches = [] if held_out is None else fixed_batches(config, held_out, blueprint, VALIDATION_BATCHES)
     specimens = []
-    if isinstance(objective, AnswerTraining) and not (config.training.loop.sharding == "full" and world.size > 1):
+    if isinstance(objective, AnswerTraining):
         specimens = find_specimens((held_out or mixture).sets, config.mixture.specimens, seed=config.mixture.seed)
     if not batches and not specimens:
         return None
 
     def evaluate(step: int) -> Mapping[str, float]:
         if specimens and isinstance(objective, AnswerTraining):
-            draw(Groma(objective.model, blueprint.speaks(), blueprint.preprocessing), specimens, step)
+            with at_hand(objective):
+                draw(Groma(objective.model, blueprint.speaks(), blueprint.preprocessing), specimens, step)
         return mean_terms(objective, batches) if batches else {}
 
     return evaluate
 
 
-def _draw(groma: Groma, specimens: Sequence[Specimen], step: int, *, out: Path, tell: Callable[[str], None]) -> None:
-    """Answer questions about a few pictures with the weights of now, and write the sheet."""
+def _draw(
+    groma: Groma, specimens: Sequence[Specimen], step: int, *, out: Path, tell: Callable[[str], None], world: World
+) -> None:
+    """Answer questions about a few pictures with the weights of now, and write the sheet.
+
+    Where weights are sharded every process answers, as each has a part of them; the first one writes.
+    """
     sheet, path = answer_specimens(groma, specimens), out / SPECIMENS / f"step-{step:08d}.png"
+    if not world.is_main:
+        return
     path.parent.mkdir(exist_ok=True)
     with atomic_file(path) as file:
         sheet.save(file, format="PNG")

@@ -9,7 +9,8 @@ averaged, as losses are already divided by the weight of the whole step (groma.t
 
 import functools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,22 @@ def shard(objective: Objective, device: torch.device, *, precision: str) -> Devi
 def _losses_are_a_tree() -> None:
     """Sharded modules look for tensors in what a forward pass returns, to know when the backward pass begins."""
     torch.export.register_dataclass(Losses)
+
+
+@contextmanager
+def at_hand(objective: nn.Module) -> Iterator[None]:
+    """Within the block parts of an objective can be called by themselves: all but its blocks is whole on every process.
+
+    Every process must make the same calls, as each has a part of the blocks' weights.
+    """
+    if not isinstance(objective, FSDPModule):
+        yield
+        return
+    objective.unshard()
+    try:
+        yield
+    finally:
+        objective.reshard()
 
 
 # --- tensors that may be sharded -------------------------------------------------------------------------------------
