@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from groma.data.collate import VisionBatch
 from groma.data.dialogues import DialogueBatch, PicturePrompts
+from groma.distributed import World
 from groma.image import Preprocessing
 from groma.model.config import GromaConfig
 from groma.model.encoder import ImageEncoder
@@ -30,7 +31,6 @@ from groma.prompt.render import RenderedPrompt
 from groma.prompt.tokens import IGNORE_INDEX, SpecialTokenIds
 from groma.train.config import LoopConfig, OptimizerConfig
 from groma.train.detection import Detection
-from groma.train.distributed import World
 from groma.train.gradient import compute_gradient
 from groma.train.language import AnswerTraining
 from groma.train.models import tiny_config

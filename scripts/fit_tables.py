@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from groma.distributed import World
 from groma.model.selection import match_regions
-from groma.train.distributed import World
 from groma.train.language import AnswerTraining
 from groma.train.parts import load_parts, save_parts
 from groma.train.recipes import tiny_instruct

@@ -13,12 +13,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "groma"
 
-FOUNDATION = {"errors", "boxes", "image", "storage", "strict_yaml"}
+FOUNDATION = {"errors", "boxes", "image", "storage", "strict_yaml", "distributed"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "boxes": {"errors"},
     "storage": {"errors"},
     "strict_yaml": {"errors"},
+    "distributed": {"errors"},
     "image": {"errors", "boxes"},
     "prompt": FOUNDATION,
     "data": FOUNDATION | {"prompt"},
@@ -28,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pretrained": FOUNDATION | {"prompt", "model", "convert", "inference"},
     "train": FOUNDATION | {"prompt", "data", "model", "inference", "pretrained"},
     "curate": FOUNDATION | {"prompt", "data", "inference"},
-    "evaluate": FOUNDATION | {"prompt", "data", "model", "inference", "pretrained"},
+    "evaluate": FOUNDATION | {"prompt", "data", "model", "inference", "pretrained", "curate"},
     "cli": FOUNDATION
     | {"prompt", "data", "model", "inference", "convert", "pretrained", "train", "curate", "evaluate"},
     "__init__": {"errors", "image", "inference", "pretrained"},

@@ -10,9 +10,9 @@ from dataclasses import replace
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from groma.distributed import World, process_group
 from groma.train.blueprint import Blueprint, make_blueprint
 from groma.train.config import LoopConfig, OptimizerConfig
-from groma.train.distributed import World, process_group
 from groma.train.gradient import compute_gradient
 from groma.train.language import AnswerTraining
 from groma.train.memory_plan import MemoryPlan, largest, plan_memory

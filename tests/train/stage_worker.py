@@ -9,7 +9,7 @@ from pathlib import Path
 
 from micro import micro_config, micro_stage
 
-from groma.train.distributed import process_group
+from groma.distributed import process_group
 from groma.train.models import MODELS
 from groma.train.run import run_stage
 from groma.train.stage import StageConfig

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from toy_stage import PER_STEP, Batch, Stream, Toy
 
+from groma.distributed import World
 from groma.errors import InputError
 from groma.train.config import LoopConfig, OptimizerConfig
-from groma.train.distributed import World
 from groma.train.gradient import DivergenceError, StepReport, compute_gradient
 from groma.train.optimizer import OptimizerSet
 

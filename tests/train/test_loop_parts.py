@@ -15,11 +15,11 @@ from rich.console import Console
 from torch import nn
 from toy_stage import Stream, Toy, toy_config
 
+from groma import distributed
+from groma.distributed import World, current_world
 from groma.errors import CheckpointError, InputError
-from groma.train import distributed
 from groma.train.average import WeightAverage
 from groma.train.config import LoopConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
-from groma.train.distributed import World, current_world
 from groma.train.interruption import interruptions
 from groma.train.loop import train
 from groma.train.metrics import Meter, MetricsLog

@@ -7,7 +7,7 @@ from plan_worker import CASES, measured, planned
 from test_distributed import on_two
 
 from groma.cli import main
-from groma.train.distributed import World
+from groma.distributed import World
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "sharded"])

@@ -14,10 +14,10 @@ from groma.data.catalogue import CATALOGUE
 from groma.data.collate import VisionBatch
 from groma.data.scenes.export import PICTURES, export_scenes
 from groma.data.scenes.scene import make_scene
+from groma.distributed import World
 from groma.errors import InputError
 from groma.train import trackers
 from groma.train.config import LoopConfig
-from groma.train.distributed import World
 from groma.train.mixtures import LEAST_SEEN, Tally, look_at, make_stream, open_file, steps_of
 from groma.train.recipes import RECIPES, TOKENIZER
 from groma.train.run import SPECIMENS, build_objective, make_blueprint, run_stage

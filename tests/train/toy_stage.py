@@ -121,7 +121,7 @@ def check_threads() -> None:
 
 
 def main() -> None:
-    from groma.train.distributed import current_world
+    from groma.distributed import current_world
     from groma.train.loop import train
 
     out, steps, accumulate = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from groma.distributed import World
 from groma.errors import GromaError, InputError
 from groma.train.config import LoopConfig
-from groma.train.distributed import World
 from groma.train.objective import Losses, Objective
 from groma.train.sharding import local
 

@@ -21,6 +21,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
+from groma.distributed import World, process_group
 from groma.errors import InputError
 from groma.storage import json_text
 from groma.train.average import WeightAverage
@@ -41,7 +42,6 @@ from groma.train.checkpoint import (
     write_checkpoint,
 )
 from groma.train.config import TrainingConfig
-from groma.train.distributed import World, process_group
 from groma.train.gradient import compute_gradient, computing
 from groma.train.interruption import interruptions
 from groma.train.metrics import Meter, MetricsLog

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from groma.data.collate import VisionBatch
 from groma.data.dialogues import DialogueBatch
+from groma.distributed import BUCKET_ELEMENTS, World
 from groma.errors import InputError
 from groma.model.groma import VisualTokens
 from groma.model.types import Regions
 from groma.train.blueprint import Blueprint, make_blueprint
 from groma.train.config import OptimizerConfig
-from groma.train.distributed import BUCKET_ELEMENTS, World
 from groma.train.dry_run import BatchShape, peak_of_step, without_content
 from groma.train.language import AnswerTraining, pack_prompts
 from groma.train.mixtures import fixed_batches, open_file

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from groma.distributed import World
 from groma.storage import json_text, write_text
-from groma.train.distributed import World
 
 
 @dataclass(slots=True)

@@ -17,10 +17,10 @@ from groma.data.cleaning import FATAL
 from groma.data.lessons import DetectionLessons, DialogueLessons
 from groma.data.mixture import MixtureConfig, MixtureSet, open_mixture, read_data
 from groma.data.plan import MixturePlan
+from groma.distributed import World
 from groma.errors import InputError
 from groma.prompt.chat_format import chat_format
 from groma.train.blueprint import Blueprint
-from groma.train.distributed import World
 from groma.train.mixture_stream import MixtureStream
 from groma.train.stage import StageConfig
 

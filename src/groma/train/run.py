@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from groma.data.scenes.atlas import atlas
+from groma.distributed import World, process_group
 from groma.errors import InputError
 from groma.image import Preprocessing
 from groma.inference.assistant import Groma
@@ -28,7 +29,6 @@ from groma.prompt.chat_format import chat_format
 from groma.storage import atomic_file
 from groma.train.blueprint import Blueprint, find_model, find_tokenizer, make_blueprint
 from groma.train.detection import Detection
-from groma.train.distributed import World, process_group
 from groma.train.imagination import Imagination, initialize_language
 from groma.train.language import AnswerTraining
 from groma.train.loop import Hooks, TrainResult, train
