@@ -93,9 +93,10 @@ class Show:
         from groma.data.augment import Augmentation
         from groma.data.lessons import DetectionLessons
         from groma.data.mixture import open_mixture
+        from groma.inference.contact_sheet import contact_sheet
         from groma.train.blueprint import read_blueprint
         from groma.train.mixtures import dialogue_lessons
-        from groma.train.sheet import contact_sheet, draw_samples
+        from groma.train.sheet import draw_samples
 
         lessons = dialogue_lessons(read_blueprint(self.model))
         if self.detection:

@@ -5,7 +5,6 @@ StageConfig -> blueprint -> objective (fresh parts) <- parts of earlier stages' 
                                                                                          the whole model
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,6 +21,7 @@ from groma.image import Preprocessing
 from groma.inference.assistant import Groma
 from groma.model.config import GromaConfig
 from groma.model.encoder import ImageEncoder
+from groma.model.fingerprint import fingerprint
 from groma.model.groma import GromaModel
 from groma.model.proposer import RegionProposer
 from groma.pretrained import save_whole
@@ -42,9 +42,6 @@ from groma.train.specimens import Specimen, answer_specimens, find_specimens
 from groma.train.stage import LANGUAGE_STAGES, StageConfig
 from groma.train.streams import COLOUR_NUMBERS, DialogueStream, SceneStream
 from groma.train.trackers import start_tracker
-
-FINGERPRINT_VALUES = 1024
-"""Values of a tensor that its fingerprint is made of, about."""
 
 VALIDATION_BATCHES = 4
 """Batches of the validation split, always the same ones, that an evaluation looks at."""
@@ -210,20 +207,14 @@ def _draw(
 
 
 def fingerprint_of_frozen(objective: Objective) -> str:
-    """Tells whether two runs have the same frozen weights, which no checkpoint of a run brings back.
-
-    A digest of up to FINGERPRINT_VALUES values of each tensor that is not trained.
-    """
-    digest = hashlib.sha256()
+    """Tells whether two runs have the same frozen weights, which no checkpoint of a run brings back."""
     trained = {id(parameter) for group in objective.parameter_groups() for _, parameter in group.parameters}
-    for part, module in sorted(objective.parts().items()):
-        for name, tensor in sorted(module.state_dict(keep_vars=True).items()):
-            if id(tensor) not in trained:
-                flat = tensor.detach().flatten()
-                values = flat[:: max(1, len(flat) // FINGERPRINT_VALUES)].float().cpu().contiguous()
-                digest.update(f"{part}.{name} {tuple(tensor.shape)}".encode())
-                digest.update(values.numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return fingerprint(
+        (f"{part}.{name}", tensor)
+        for part, module in sorted(objective.parts().items())
+        for name, tensor in sorted(module.state_dict(keep_vars=True).items())
+        if id(tensor) not in trained
+    )
 
 
 def _save_model(objective: Objective, blueprint: Blueprint, folder: Path, state: Mapping[str, Tensor]) -> None:

@@ -15,6 +15,7 @@ from groma.boxes import cxcywh_to_xyxy_px, to_tuples
 from groma.data.cleaning import BadSampleError
 from groma.data.lessons import DetectionLesson, DetectionLessons, DialogueLesson, DialogueLessons
 from groma.data.mixture import MixtureSet
+from groma.inference.contact_sheet import LETTER_PX, TILE_PX, stacked
 from groma.inference.draw import draw_regions, phrase_colors
 from groma.inference.lettering import Lettering, Span, caption_strip
 from groma.inference.result import Entity, Region
@@ -22,12 +23,6 @@ from groma.prompt.parse import ParsedAnswer, parse
 from groma.prompt.render import RenderedPrompt
 from groma.prompt.tokenizer_base import PromptTokenizer
 from groma.prompt.tokens import IGNORE_INDEX
-
-TILE_PX = 480
-"""Width of a tile."""
-GAP_PX = 16
-LETTER_PX = 15
-BACKGROUND = (225, 225, 225)
 
 
 def draw_samples(
@@ -66,20 +61,6 @@ def _tile(
     if isinstance(lessons, DetectionLessons):
         return detection_tile(lessons(sample, one, rng), heading)
     return dialogue_tile(lessons(sample, one, rng), lessons.tokenizer, heading)
-
-
-def contact_sheet(tiles: Sequence[Image.Image], *, columns: int = 4) -> Image.Image:
-    """Tiles of one width in columns, each under the shortest column so far."""
-    heights = [GAP_PX] * min(columns, max(1, len(tiles)))
-    places: list[tuple[int, int]] = []
-    for tile in tiles:
-        column = heights.index(min(heights))
-        places.append((GAP_PX + column * (TILE_PX + GAP_PX), heights[column]))
-        heights[column] += tile.height + GAP_PX
-    sheet = Image.new("RGB", (GAP_PX + len(heights) * (TILE_PX + GAP_PX), max(heights)), BACKGROUND)
-    for tile, place in zip(tiles, places, strict=True):
-        sheet.paste(tile, place)
-    return sheet
 
 
 def detection_tile(lesson: DetectionLesson, heading: str) -> Image.Image:
@@ -162,13 +143,3 @@ def _pixels(boxes_cxcywh: torch.Tensor, picture: Image.Image) -> list[tuple[floa
 
 def _strip(text: str, spans: Sequence[Span], heading: str) -> Image.Image:
     return caption_strip(text, spans, TILE_PX, Lettering(LETTER_PX), heading=heading)
-
-
-def stacked(parts: Sequence[Image.Image]) -> Image.Image:
-    """Parts of a tile, one under the other."""
-    tile = Image.new("RGB", (TILE_PX, sum(part.height for part in parts)))
-    y = 0
-    for part in parts:
-        tile.paste(part, (0, y))
-        y += part.height
-    return tile

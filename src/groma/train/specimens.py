@@ -16,11 +16,11 @@ from groma.data.cleaning import BadSampleError
 from groma.data.mixture import MixtureSet
 from groma.data.tasks import dialogues_of
 from groma.inference.assistant import Groma
+from groma.inference.contact_sheet import LETTER_PX, TILE_PX, contact_sheet, stacked
 from groma.inference.generate import Decoding
 from groma.inference.lettering import Lettering, caption_strip
 from groma.inference.result import GroundedAnswer
 from groma.prompt.dialogue import Phrase, Referred, Segment, Text, Turn
-from groma.train.sheet import LETTER_PX, TILE_PX, contact_sheet, stacked
 
 MAX_NEW_TOKENS = 96
 """Longest answer that is waited for."""
