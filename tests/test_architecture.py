@@ -30,8 +30,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": FOUNDATION | {"prompt", "data", "model", "inference", "pretrained"},
     "curate": FOUNDATION | {"prompt", "data", "inference"},
     "evaluate": FOUNDATION | {"prompt", "data", "model", "inference", "pretrained", "curate"},
+    "bench": FOUNDATION | {"prompt", "data", "model", "inference", "pretrained"},
     "cli": FOUNDATION
-    | {"prompt", "data", "model", "inference", "convert", "pretrained", "train", "curate", "evaluate"},
+    | {"prompt", "data", "model", "inference", "convert", "pretrained", "train", "curate", "evaluate"}
+    | {"bench"},
     "__init__": {"errors", "image", "inference", "pretrained"},
 }
 """Room -> the rooms it may import, besides itself. A room that is missing here fails the test below."""

@@ -221,8 +221,3 @@ def test_a_folder_that_nobody_can_make(groma, tmp_path):
     file.write_text("")
     assert "cannot be written" in sentence(groma("convert", "{model}", file / "out"))
     assert "cannot be written" in sentence(groma("train", "detect", "--out", file / "out"))
-
-
-def test_a_report_that_cannot_be_written_is_called_a_report(groma, tmp_path):
-    said = sentence(groma("evaluate", "{model}", "--report", tmp_path / "missing" / "x.md"))
-    assert "--report" in said and "--out" not in said

@@ -5,7 +5,6 @@ import json
 import pytest
 from commands import sentence
 
-import groma.evaluate
 from groma.cli.output import figures_table, show
 from small_models import CONTEXT, IMAGE_SIZE, MAX_REGIONS, small_groma
 
@@ -60,24 +59,21 @@ def test_convert_overwrites_nothing(groma, model, tmp_path):
     assert (tmp_path / "precious" / "file").read_text() == "kept"
 
 
-@pytest.fixture
-def benchmark(monkeypatch):
-    """A benchmark of no work, to see what is handed on."""
-
-    def made_up(assistant, n, seed):
-        return {"n": n, "seed": seed, "regions": assistant.max_regions, "never": float("nan"), "by": {"size": 0.25}}
-
-    monkeypatch.setitem(groma.evaluate.BENCHMARKS, "made-up", made_up)
-    return "made-up"
-
-
-def test_evaluate_prints_exactly_the_figures(groma, model, benchmark, tmp_path):
-    expected = {"n": 7, "seed": 3, "regions": MAX_REGIONS, "never": None, "by": {"size": 0.25}}
-    arguments = ("evaluate", model, "--benchmark", benchmark, "--n", 7, "--seed", 3)
-    assert json.loads(groma(*arguments, "--json").out) == expected
-    ran = groma(*arguments, "--out", tmp_path / "figures.json")
-    assert "by.size" in ran.out
-    assert json.loads((tmp_path / "figures.json").read_text()) == expected
+@pytest.mark.slow
+def test_evaluate_writes_what_it_prints_and_asks_once(groma, model, tmp_path, monkeypatch):
+    arguments = ("evaluate", model, "--n", 2, "--seed", 3, "--out", tmp_path / "run")
+    printed = json.loads(groma(*arguments, "--json").out)
+    written = json.loads((tmp_path / "run" / "metrics.json").read_text())["sections"]["test"]
+    assert {metric: figure["value"] for metric, figure in written.items()} == printed
+    assert "worst.png" in (tmp_path / "run" / "report.html").read_text()
+    monkeypatch.setattr("groma.evaluate.benchmarks.scenes.count_scenes", None)  # asked again, it would fail
+    again = groma(*arguments)
+    assert "recall50" in again.out and "written:" in again.out
+    compared = json.loads(groma("evaluate", "--compare", tmp_path / "run", tmp_path / "run", "--n", 2, "--seed", 3,
+                                "--json").out)  # fmt: skip
+    assert compared["test"]["recall50"]["difference"]["value"] == 0
+    assert "other cases" in sentence(groma("evaluate", "--compare", tmp_path / "run", tmp_path / "run", "--n", 3))
+    assert "holds another run" in sentence(groma("evaluate", model, "--n", 3, "--out", tmp_path / "run"))
 
 
 @pytest.mark.slow
@@ -97,7 +93,12 @@ def test_evaluate_scenes_keys(groma, model):
         (("--benchmark", "xyzzy"), "known are "),
         (("--n", 0), "--n must be at least 1"),
         (("--seed", -1), "--seed must be from 0"),
-        (("--out", "missing/figures.json"), "there is no folder"),
+        (("--n", 1, "--out", "/dev/null/run"), "cannot be written"),
+        (("--data", "."), "makes its own pictures"),
+        (("--split", "tset"), "no split 'tset'"),
+        (("--batch-size", 0), "--batch-size must be at least 1"),
+        (("--rename", "x"), "--rename must be OLD=NEW"),
+        (("--benchmark", "refcoco"), "give --data FOLDER"),
     ],
 )
 def test_evaluate_refuses(groma, model, options, expected):

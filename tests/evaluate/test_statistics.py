@@ -5,14 +5,21 @@ import math
 import numpy as np
 import pytest
 
-from groma.evaluate.statistics import (
-    Figure,
-    Share,
-    bootstrap,
-    calibration_error,
-    calibration_sums,
-    share_over_groups,
-)
+from groma.evaluate.measures import Groups
+from groma.evaluate.statistics import Figure, Share, calibration_error, calibration_sums
+
+
+def apart(count: int) -> Groups:
+    """Each case a group of its own."""
+    return Groups([str(number) for number in range(count)])
+
+
+def share_over_groups(shares) -> Figure:
+    return apart(len(shares)).shares(shares).figure()
+
+
+def bootstrap(rows, statistic, *, cases: int) -> Figure:
+    return apart(len(rows)).of_sums(rows, statistic, cases=cases).figure()
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,57 @@
-"""Benchmarks: each asks a loaded model through its public calls and returns metrics.
+"""Benchmarks: each asks a loaded model through the calls that users have, and measures the answers.
 
-BENCHMARKS: name -> (assistant, n, seed) -> metrics, JSON-able.
-REPORTS: name -> (assistant, n, seed) -> Report, the same with intervals and held-out splits, for people.
+BENCHMARKS: name -> what opens it. A benchmark shares its source of annotations with the training set of that format
+(groma.data.sources) and its prompts and decoding with everybody else (groma.inference).
 """
 
 from collections.abc import Callable
+from difflib import get_close_matches
 
-from groma.evaluate.report import Report, report_scenes
-from groma.evaluate.scenes import evaluate_scenes
-from groma.inference.assistant import Groma
+from groma.errors import InputError
+from groma.evaluate.benchmark import Benchmark
+from groma.evaluate.benchmarks.absent import Absent
+from groma.evaluate.benchmarks.captioning import GroundedCaptions, open_refcocog_captions, open_visual_genome
+from groma.evaluate.benchmarks.detection import LvisGround, ProposerRecall
+from groma.evaluate.benchmarks.referring import (
+    REFCOCO,
+    open_grefcoco,
+    open_humanref,
+    open_ref_l4,
+    open_refcoco,
+)
+from groma.evaluate.benchmarks.scenes import ScenesBenchmark
+from groma.evaluate.data_folder import Place
 
-BENCHMARKS: dict[str, Callable[[Groma, int, int], dict[str, float]]] = {
-    "scenes": lambda assistant, n, seed: evaluate_scenes(assistant, n=n, seed=seed).metrics(),
+BENCHMARKS: dict[str, Callable[[Place], Benchmark]] = {
+    "scenes": ScenesBenchmark,
+    "rec": lambda place: open_refcoco(place, *REFCOCO),
+    "refcoco": lambda place: open_refcoco(place, "refcoco"),
+    "refcoco+": lambda place: open_refcoco(place, "refcoco+"),
+    "refcocog": lambda place: open_refcoco(place, "refcocog"),
+    "ref-l4": open_ref_l4,
+    "grefcoco": open_grefcoco,
+    "humanref": open_humanref,
+    "lvis-ground": LvisGround,
+    "proposals": ProposerRecall,
+    "visual-genome": open_visual_genome,
+    "refcocog-captions": open_refcocog_captions,
+    "flickr30k": GroundedCaptions,
+    "absent": Absent,
 }
-"""Name of a benchmark -> what runs it on `n` cases of the series `seed`."""
+"""Name of a benchmark -> what opens it."""
 
-REPORTS: dict[str, Callable[[Groma, int, int], Report]] = {"scenes": report_scenes}
-"""Name of a benchmark -> what runs it on `n` cases of the series `seed` of every split."""
+
+def open_benchmark(name: str, place: Place) -> Benchmark:
+    """Open a benchmark and check its data.
+
+    Raises:
+        InputError: there is no such benchmark, or its data cannot be used.
+        MissingExtraError: reading them needs a package that is not installed.
+    """
+    if name not in BENCHMARKS:
+        close = get_close_matches(name, BENCHMARKS, n=1)
+        raise InputError(
+            f"there is no benchmark {name!r}; "
+            + (f"did you mean {close[0]!r}?" if close else f"known are {', '.join(BENCHMARKS)}.")
+        )
+    return BENCHMARKS[name](place)

@@ -4,8 +4,9 @@ scene -> questions (data.scenes) -> assistant's own calls (locate, describe, ask
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,21 +17,13 @@ from groma.data.scenes.questions import Question, question_of
 from groma.data.scenes.referring import groups
 from groma.data.scenes.scene import Scene, SceneObject, make_scene
 from groma.data.scenes.wording import COLOURS, thing_of
-from groma.evaluate.statistics import (
-    Figure,
-    Share,
-    bootstrap,
-    calibration_error,
-    calibration_sums,
-    share_over_groups,
-)
+from groma.evaluate.benchmark import DECODING
+from groma.evaluate.matching import found_once
+from groma.evaluate.measures import Groups, Measure
+from groma.evaluate.statistics import Figure, Share, calibration_error, calibration_sums
 from groma.inference.assistant import Groma
-from groma.inference.generate import Decoding
 from groma.inference.pictures import Seen
-from groma.inference.result import Box, Entity, GroundedAnswer
-
-DECODING = Decoding(max_new_tokens=160)
-"""Greedy; nine objects with phrases and regions take 110 tokens, so nothing that is right is cut."""
+from groma.inference.result import Entity, GroundedAnswer
 
 BATCH = 16
 """Scenes that are worked on together; the results do not depend on it."""
@@ -85,6 +78,20 @@ class Tally:
         share.total += 1
         share.right += right
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; `from_dict` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Tally":
+        """Reads what `to_dict` wrote, also after a trip through JSON."""
+        right, named, wanted = zip(*values["located"], strict=True) if values["located"] else ((), (), ())
+        return cls(
+            shares={metric: Share(**share) for metric, share in values["shares"].items()},
+            located=list(zip(right, named, wanted, strict=True)),
+            scores=[(score, hit) for score, hit in values["scores"]],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Results:
@@ -99,21 +106,26 @@ class Results:
 
     def figures(self) -> dict[str, Figure]:
         """The metrics that had cases, with 95% intervals by bootstrap over scenes."""
-        return {key: figure for key in KEYS if (figure := self._figure(key)).cases}
+        return {key: measure.figure() for key, measure in self.measures().items() if measure.cases}
+
+    def measures(self) -> dict[str, Measure]:
+        """All of KEYS."""
+        return {key: self._measure(key) for key in KEYS}
 
     def located(self) -> tuple[int, int, int]:
         """Of all "locate all" answers: regions that are right, regions named, objects that should have been."""
         right, named, wanted = np.sum([row for tally in self.scenes for row in tally.located], axis=0).tolist()
         return right, named, wanted
 
-    def _figure(self, key: str) -> Figure:
+    def _measure(self, key: str) -> Measure:
+        groups = Groups([str(number) for number in range(len(self.scenes))])
         if key == "locate_all_f1":
             rows = [np.sum(tally.located or [(0, 0, 0)], axis=0) for tally in self.scenes]
-            return bootstrap(rows, _f1, cases=sum(len(tally.located) for tally in self.scenes))
+            return groups.of_sums(rows, _f1, cases=sum(len(tally.located) for tally in self.scenes))
         if key == "ece":
             rows = [calibration_sums(tally.scores) for tally in self.scenes]
-            return bootstrap(rows, calibration_error, cases=sum(len(tally.scores) for tally in self.scenes))
-        return share_over_groups([tally.shares.get(key, Share()) for tally in self.scenes])
+            return groups.of_sums(rows, calibration_error, cases=sum(len(tally.scores) for tally in self.scenes))
+        return groups.shares([tally.shares.get(key, Share()) for tally in self.scenes])
 
 
 def _f1(sums: NDArray[np.float64]) -> float:
@@ -137,21 +149,25 @@ def evaluate_scenes(assistant: Groma, *, n: int, seed: int, split: str = "test")
     """
     tallies: list[Tally] = []
     for start in range(0, n, BATCH):
-        numbers = range(start, min(start + BATCH, n))
-        scenes = [make_scene(split, number, seed, size_px=assistant.preprocessing.size_px) for number in numbers]
-        seen = assistant.see([scene.image for scene in scenes])
-        asked = [
-            _Asked(scene, picture, np.random.default_rng((seed, number)), Tally())
-            for number, scene, picture in zip(numbers, scenes, seen, strict=True)
-        ]
-        tallies += [one.tally for one in asked]
-        _count_recall(assistant, asked)
-        if split != "test_objects":
-            _count_referring(assistant, asked)
-            _count_all_of_a_kind(assistant, asked)
-            _count_names(assistant, asked)
-            _count_captions(assistant, asked)
+        tallies += count_scenes(assistant, range(start, min(start + BATCH, n)), seed=seed, split=split)
     return Results(tuple(tallies))
+
+
+def count_scenes(assistant: Groma, numbers: Sequence[int], *, seed: int, split: str) -> list[Tally]:
+    """The same for scenes of these numbers, asked about together; what is counted does not depend on the others."""
+    scenes = [make_scene(split, number, seed, size_px=assistant.preprocessing.size_px) for number in numbers]
+    seen = assistant.see([scene.image for scene in scenes])
+    asked = [
+        _Asked(scene, picture, np.random.default_rng((seed, number)), Tally())
+        for number, scene, picture in zip(numbers, scenes, seen, strict=True)
+    ]
+    _count_recall(assistant, asked)
+    if split != "test_objects":
+        _count_referring(assistant, asked)
+        _count_all_of_a_kind(assistant, asked)
+        _count_names(assistant, asked)
+        _count_captions(assistant, asked)
+    return [one.tally for one in asked]
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +244,7 @@ def _count_scores(tally: Tally, answer: GroundedAnswer, wanted_xyxy_px: Sequence
     """Note the confidence of every region that a locate answer names; returns which of them are right."""
     boxes_xyxy_px = [box for entity in answer.entities for box in entity.boxes_xyxy_px]
     scores = [score for entity in answer.entities for score in entity.region_scores]
-    right = _found(boxes_xyxy_px, wanted_xyxy_px)
+    right = found_once(_overlap(boxes_xyxy_px, wanted_xyxy_px).numpy(), FOUND_IOU)
     tally.scores += zip(scores, right, strict=True)
     return right
 
@@ -277,17 +293,6 @@ def _split_thing(text: str) -> tuple[str, str | None]:
     if words and words[0] in COLOURS:
         return " ".join(words[1:]), words[0]
     return " ".join(words), None
-
-
-def _found(boxes_xyxy_px: Sequence[Box], wanted_xyxy_px: Sequence[Sequence[float]]) -> list[bool]:
-    """Which boxes find an object (IoU at least FOUND_IOU); each object is found once, by the box that fits best."""
-    overlap = _overlap(boxes_xyxy_px, wanted_xyxy_px)
-    found = [False] * len(boxes_xyxy_px)
-    while overlap.numel() and overlap.max() >= FOUND_IOU:
-        row, column = divmod(int(overlap.argmax()), overlap.shape[1])
-        overlap[row], overlap[:, column] = 0.0, 0.0
-        found[row] = True
-    return found
 
 
 def _overlap(a_xyxy_px: Sequence[Sequence[float]], b_xyxy_px: Sequence[Sequence[float]]) -> torch.Tensor:

@@ -78,6 +78,7 @@ class Groma:
         self.identity = uuid4().hex  # what it sees is for itself alone
         self.tokenizer = tokenizer
         self.preprocessing = preprocessing
+        self.batch_size = BATCH_SIZE  # may be changed: results stay the same
         self.chat_format = chat_format(model.config.chat_format, tokenizer)
         self.stop_ids = self.chat_format.stop_ids(tokenizer.special)
         self._silent_ids = frozenset(i for i in range(tokenizer.vocab_size) if not tokenizer.token_bytes(i))
@@ -117,7 +118,7 @@ class Groma:
     def _see_all(self, images: Pictures) -> list[Seen]:
         loaded = [check_own(i, self.identity) if isinstance(i, Seen) else load_image(i) for i in images]
         fresh = [image for image in loaded if not isinstance(image, Seen)]
-        encoded = iter([seen for batch in batches(fresh, BATCH_SIZE) for seen in self._encode(batch)])
+        encoded = iter([seen for batch in batches(fresh, self.batch_size) for seen in self._encode(batch)])
         return [image if isinstance(image, Seen) else next(encoded) for image in loaded]
 
     @torch.inference_mode()
@@ -137,7 +138,7 @@ class Groma:
         """What the proposer found: the regions the model can speak about, best first."""
         images = image if is_list(image) else [cast(Picture, image)]
         found: list[list[Region]] = []
-        for batch in batches(images, BATCH_SIZE):
+        for batch in batches(images, self.batch_size):
             for seen in self._see_all(batch):
                 (visual,) = self.model.tokenize(seen.tokens)
                 found.append(list(self._regions(visual, seen, torch.zeros(0, 4))))
@@ -231,7 +232,7 @@ class Groma:
         boxes = lists_per_picture(regions, len(image), "regions", default=None)
         past = lists_per_picture(history, len(image), "histories", default=())
         answers: list[GroundedAnswer] = []
-        for rows in batches(list(zip(image, questions, boxes, past, strict=True)), BATCH_SIZE):
+        for rows in batches(list(zip(image, questions, boxes, past, strict=True)), self.batch_size):
             seen = self._see_all([row[0] for row in rows])
             requests = [
                 self._request(s, q, r, grounded=grounded, history=h) for s, (_, q, r, h) in zip(seen, rows, strict=True)
@@ -298,7 +299,7 @@ class Groma:
         _refuse_to_stream(stream)
         phrases = per_picture(phrase, len(image), "phrases")
         answers: list[GroundedAnswer] = []
-        for rows in batches(list(zip(image, phrases, strict=True)), BATCH_SIZE):
+        for rows in batches(list(zip(image, phrases, strict=True)), self.batch_size):
             seen = self._see_all([row[0] for row in rows])
             requests = [_Request(s, locating(p, all=all)) for s, (_, p) in zip(seen, rows, strict=True)]
             answers += self._answer(requests, decoding)
@@ -351,7 +352,7 @@ class Groma:
         if not is_list(boxes) or len(boxes) != len(image):
             raise InputError(f"{len(image)} pictures need a list of {len(image)} lists of boxes, one for each picture")
         described: list[list[GroundedAnswer]] = []
-        for rows in batches(list(zip(image, boxes, strict=True)), BATCH_SIZE):
+        for rows in batches(list(zip(image, boxes, strict=True)), self.batch_size):
             seen = self._see_all([row[0] for row in rows])
             requests = [self._descriptions(s, given) for s, (_, given) in zip(seen, rows, strict=True)]
             answers = iter(self._answer([request for own in requests for request in own], decoding))
@@ -412,7 +413,7 @@ class Groma:
 
     def _answer(self, requests: Sequence[_Request], decoding: Decoding) -> list[GroundedAnswer]:
         answers: list[GroundedAnswer] = []
-        for batch in batches(requests, BATCH_SIZE):
+        for batch in batches(requests, self.batch_size):
             steps, transcripts = self._start(batch, decoding)
             for step in steps:
                 for index, transcript in enumerate(transcripts):

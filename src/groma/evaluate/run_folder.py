@@ -1,0 +1,118 @@
+"""The folder of a run: what was run, and the answers so far, safe against being killed at any moment.
+
+run.json            benchmark, cases, model, how it computed: a folder of another run is refused
+parts/answers-0.jsonl  of process 0: a line a batch, appended and synced
+answers.jsonl       all of them, a line a case, once every batch is there
+metrics.json, report.md, report.html, worst.png, best.png, random.png (groma.evaluate.report)
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from groma.errors import InputError
+from groma.storage import atomic_file, json_text, read_json_object, write_json
+
+RUN, ANSWERS, PARTS = "run.json", "answers.jsonl", "parts"
+
+
+class RunFolder:
+    """Answers on disk. Every process of a run has one of the same folder."""
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any], *, rank: int = 0) -> None:
+        """Open a folder, new or of the same run.
+
+        Args:
+            folder: where.
+            identity: what defines the run, as JSON values.
+            rank: number of this process; the first one writes what there is only one of.
+
+        Raises:
+            InputError: the folder holds another run, or something else.
+        """
+        self.folder, self.rank = folder, rank
+        self._file = folder / PARTS / f"answers-{rank}.jsonl"
+        wanted = json.loads(json_text(dict(identity), what="the run"))
+        if (folder / RUN).is_file():
+            _check_same(folder, read_json_object(folder / RUN), wanted)
+        elif folder.exists() and any(p.name != RUN and not p.name.startswith(".") for p in folder.iterdir()):
+            raise InputError(f"{folder} holds something else than a benchmark's run: give a new folder.")
+        self._identity = wanted
+
+    def begin(self) -> None:
+        """Write down what is run. Called on the first process, after all have opened the folder.
+
+        Raises:
+            InputError: nothing can be written there.
+        """
+        try:
+            if not (self.folder / RUN).is_file():
+                write_json(self.folder / RUN, self._identity)
+        except OSError as error:
+            raise InputError(f"{self.folder} cannot be written: {error.strerror or error}.") from error
+
+    def finished(self) -> dict[int, dict[str, Any]]:
+        """Number of a case -> its record, of all processes so far. Lines that were cut off are left out."""
+        if (self.folder / ANSWERS).is_file():
+            rows = [json.loads(line) for line in (self.folder / ANSWERS).read_text(encoding="utf-8").splitlines()]
+            return {row["case"]: row["record"] for row in rows}
+        found: dict[int, dict[str, Any]] = {}
+        for file in sorted((self.folder / PARTS).glob("answers-*.jsonl")):
+            for line in _whole_lines(file):
+                found |= {int(number): record for number, record in json.loads(line).items()}
+        return found
+
+    def append(self, records: Mapping[int, Mapping[str, Any]]) -> None:
+        """Write a batch's records: all of them are on disk when this returns, or the line counts for nothing."""
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        line = json_text({str(number): record for number, record in records.items()}, what="an answer") + "\n"
+        with self._file.open("ab+") as file:
+            _cut_torn_line(file)
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def complete(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Write all answers in order, a line a case; the parts go."""
+        with atomic_file(self.folder / ANSWERS) as temporary, temporary.open("w", encoding="utf-8") as file:
+            for number, record in enumerate(records):
+                file.write(json_text({"case": number, "record": record}, what="an answer") + "\n")
+        shutil.rmtree(self.folder / PARTS, ignore_errors=True)
+
+
+def _check_same(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    other = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+    if other:
+        told = "; ".join(f"{key} is {_short(wanted.get(key))}, there {_short(found.get(key))}" for key in other)
+        raise InputError(f"{folder} holds another run: {told}. Give a new folder.")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _whole_lines(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as stream:
+        for line in stream:
+            if line.endswith(b"\n"):
+                yield line
+
+
+def _cut_torn_line(file: Any) -> None:
+    """Drop what a killed process left behind the last end of line."""
+    size = end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - 4096)
+        file.seek(start)
+        place = file.read(end - start).rfind(b"\n")
+        if place >= 0:
+            end = start + place + 1
+            break
+        end = start
+    if end < size:
+        file.truncate(end)
+    file.seek(0, os.SEEK_END)
