@@ -45,6 +45,12 @@ class Evaluate:
     """Questions that are asked together."""
     compare: Annotated[tuple[Path, Path] | None, tyro.conf.arg(metavar="A B")] = None
     """Instead of asking: compare two finished runs of this benchmark, given with the same data, in pairs."""
+    judge: str = ""
+    """Of llava-bench: the model that judges, behind an OpenAI-compatible endpoint. Empty: what OPENAI_MODEL says."""
+    judge_url: str = ""
+    """Its address. Empty: what OPENAI_BASE_URL says; the key comes from OPENAI_API_KEY."""
+    judge_max_tokens: int | None = None
+    """Tokens that the judge may cost. None: no limit."""
     json: Switch = False
     """Print one JSON value and nothing else."""
     placement: Annotated[Placement, tyro.conf.arg(name="")] = field(default_factory=Placement)
@@ -67,7 +73,7 @@ class Evaluate:
         return 0
 
     def _place(self) -> "Place":
-        from groma.evaluate.data_folder import Place
+        from groma.evaluate.data_folder import Judge, Place
 
         return Place(
             data=self.data,
@@ -77,6 +83,7 @@ class Evaluate:
             renamed=tuple(_change(text) for text in self.rename),
             n=None if self.n is None else check_count(self.n, "--n"),
             seed=check_seed(self.seed),
+            judge=Judge(model=self.judge, url=self.judge_url, max_tokens=self.judge_max_tokens),
         )
 
     def _measured(self, benchmark: Any, world: "World") -> "Outcome | None":

@@ -24,7 +24,7 @@ from PIL import Image
 from groma.curate.instructions import EXAMPLE_PICTURE, WORKED_EXAMPLES, complaint, instructions
 from groma.curate.notation import write_conversation, write_phrases
 from groma.curate.regions import Regions
-from groma.curate.settings import PictureSettings, Recipe
+from groma.curate.settings import Asking, PictureSettings, Recipe
 
 MAX_TEXT_CHARS = 300
 """Characters of a region's text that are sent; the rest is cut off."""
@@ -124,8 +124,12 @@ def _picture_part(image: Image.Image, settings: PictureSettings) -> dict[str, An
 
 
 def _request(messages: list[Message], recipe: Recipe) -> Request:
-    asking = recipe.asking
-    body: dict[str, Any] = {"model": recipe.model, "messages": messages, asking.tokens_field: asking.answer_tokens}
+    return make_request(messages, model=recipe.model, asking=recipe.asking)
+
+
+def make_request(messages: list[Message], *, model: str, asking: Asking) -> Request:
+    """A request of these messages, and what it is known by."""
+    body: dict[str, Any] = {"model": model, "messages": messages, asking.tokens_field: asking.answer_tokens}
     if asking.temperature is not None:
         body["temperature"] = asking.temperature
     if asking.json_mode:

@@ -12,6 +12,7 @@ from groma.evaluate.benchmark import Benchmark
 from groma.evaluate.benchmarks.absent import Absent
 from groma.evaluate.benchmarks.captioning import GroundedCaptions, open_refcocog_captions, open_visual_genome
 from groma.evaluate.benchmarks.detection import LvisGround, ProposerRecall
+from groma.evaluate.benchmarks.llava_bench import LlavaBench
 from groma.evaluate.benchmarks.referring import (
     REFCOCO,
     open_grefcoco,
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, Callable[[Place], Benchmark]] = {
     "refcocog-captions": open_refcocog_captions,
     "flickr30k": GroundedCaptions,
     "absent": Absent,
+    "llava-bench": LlavaBench,
 }
 """Name of a benchmark -> what opens it."""
 

@@ -9,6 +9,7 @@ over processes, be resumed, and be measured again without a model.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -71,6 +72,10 @@ class Benchmark(ABC):
     def identity(self) -> dict[str, Any]:
         """What defines the cases, as JSON values: files by checksum, options. Answers of other cases are refused."""
 
+    def prepare(self, numbers: Sequence[int]) -> None:
+        """What can be done ahead, while other cases are asked about; called in another thread, may fail."""
+        return
+
     @abstractmethod
     def answer(self, assistant: Groma, numbers: Sequence[int]) -> list[dict[str, Any]]:
         """Ask about some cases.
@@ -81,6 +86,15 @@ class Benchmark(ABC):
         Raises:
             InputError: a picture cannot be used; names it.
         """
+
+    def finish(self, records: list[dict[str, Any]], out: Path | None) -> list[dict[str, Any]]:
+        """All records, completed by what takes all of them, such as a judge; called once they are there.
+
+        Args:
+            records: of all cases, in order.
+            out: the run's folder, for what must not be lost; None: there is none.
+        """
+        return records
 
     @abstractmethod
     def figures(self, section: str, records: Mapping[int, Mapping[str, Any]]) -> Figures:
@@ -118,6 +132,11 @@ class QuestionBenchmark(Benchmark):
     @abstractmethod
     def wanted(self, number: int) -> tuple[Box, ...]:
         """The boxes that should be named, in pixels."""
+
+    def prepare(self, numbers: Sequence[int]) -> None:
+        """See the base class: decode the pictures."""
+        for number in numbers:
+            self.picture(number)
 
     def answer(self, assistant: Groma, numbers: Sequence[int]) -> list[dict[str, Any]]:
         """See the base class: {"answers": one a question}."""

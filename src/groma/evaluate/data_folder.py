@@ -29,8 +29,22 @@ PICTURE_FOLDERS = (
 )
 """Folders below the data's that pictures are looked for in, in this order."""
 
-REMEMBERED = 64
-"""Pictures that stay decoded: those of a batch."""
+REMEMBERED = 256
+"""Pictures that stay decoded: those of a batch and of the next one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judge:
+    """A language model behind an OpenAI-compatible endpoint."""
+
+    model: str = ""
+    """Its name; empty: what OPENAI_MODEL says."""
+    url: str = ""
+    """Where; empty: what OPENAI_BASE_URL says. The key comes from OPENAI_API_KEY."""
+    concurrency: int = 4
+    """Requests under way at the same time, at most."""
+    max_tokens: int | None = None
+    """Tokens that may be spent, those of questions and answers together. None: no limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +65,8 @@ class Place:
     """Only so many cases of each split, evenly spaced; None: all."""
     seed: int = 0
     """Draws questions where a benchmark draws some."""
+    judge: Judge = Judge()
+    """Who judges answers, where a benchmark needs somebody to."""
 
 
 def find_annotations(

@@ -7,12 +7,12 @@ metrics.json, report.md, report.html, worst.png, best.png, random.png (groma.eva
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from groma.curate.journal import Journal
 from groma.errors import InputError
 from groma.storage import atomic_file, json_text, read_json_object, write_json
 
@@ -41,6 +41,7 @@ class RunFolder:
         elif folder.exists() and any(p.name != RUN and not p.name.startswith(".") for p in folder.iterdir()):
             raise InputError(f"{folder} holds something else than a benchmark's run: give a new folder.")
         self._identity = wanted
+        self._journal: Journal | None = None
 
     def begin(self) -> None:
         """Write down what is run. Called on the first process, after all have opened the folder.
@@ -67,13 +68,15 @@ class RunFolder:
 
     def append(self, records: Mapping[int, Mapping[str, Any]]) -> None:
         """Write a batch's records: all of them are on disk when this returns, or the line counts for nothing."""
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        line = json_text({str(number): record for number, record in records.items()}, what="an answer") + "\n"
-        with self._file.open("ab+") as file:
-            _cut_torn_line(file)
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        if self._journal is None:
+            self._journal = Journal(self._file)
+        self._journal.append({str(number): record for number, record in records.items()})
+
+    def close(self) -> None:
+        """Let go of the file of answers."""
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
 
     def complete(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Write all answers in order, a line a case; the parts go."""
@@ -100,19 +103,3 @@ def _whole_lines(file: Path) -> Iterator[bytes]:
         for line in stream:
             if line.endswith(b"\n"):
                 yield line
-
-
-def _cut_torn_line(file: Any) -> None:
-    """Drop what a killed process left behind the last end of line."""
-    size = end = file.seek(0, os.SEEK_END)
-    while end:
-        start = max(0, end - 4096)
-        file.seek(start)
-        place = file.read(end - start).rfind(b"\n")
-        if place >= 0:
-            end = start + place + 1
-            break
-        end = start
-    if end < size:
-        file.truncate(end)
-    file.seek(0, os.SEEK_END)

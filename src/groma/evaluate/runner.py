@@ -8,6 +8,7 @@ processes; no case is asked twice, and none is padded.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def run_benchmark(
             raise InputError("several processes need a folder that they share: give --out.")
         records: dict[int, dict[str, Any]] = {}
         _work(assistant, benchmark, _batches(len(benchmark), batch_size), records.update, console)
-        return [records[number] for number in range(len(benchmark))]
+        return benchmark.finish([records[number] for number in range(len(benchmark))], None)
     folder = RunFolder(out, identity_of(assistant, benchmark, batch_size), rank=world.rank)
     world.barrier()  # all have looked before the first one writes
     if world.is_main:
@@ -70,7 +71,12 @@ def run_benchmark(
     world.barrier()  # all have read before one appends
     _work(assistant, benchmark, todo[world.rank :: world.size], folder.append, console if world.is_main else None)
     world.barrier()
-    return _collect(folder, len(benchmark)) if world.is_main else None
+    folder.close()
+    if not world.is_main:
+        return None
+    complete = benchmark.finish(_collect(folder, len(benchmark)), out)
+    folder.complete(complete)
+    return complete
 
 
 def identity_of(assistant: Groma, benchmark: Benchmark, batch_size: int) -> dict[str, Any]:
@@ -99,8 +105,12 @@ def _work(
     keep: Callable[[Mapping[int, dict[str, Any]]], None],
     console: Console | None,
 ) -> None:
-    with _progress(console, benchmark.name, sum(map(len, batches))) as advance:
-        for batch in batches:
+    with _progress(console, benchmark.name, sum(map(len, batches))) as advance, ThreadPoolExecutor(1) as ahead:
+        for place, batch in enumerate(batches):
+            for following in batches[place + 1 : place + 2]:
+                ahead.submit(
+                    benchmark.prepare, following
+                )  # what fails there fails again, and is told, where it is needed
             keep(dict(zip(batch, benchmark.answer(assistant, batch), strict=True)))
             advance(len(batch))
 
@@ -113,9 +123,7 @@ def _collect(folder: RunFolder, count: int) -> Records:
             f"{folder.folder}: {len(missing)} of {count} answers are missing, the first is case {missing[0]}: do all "
             "machines share this folder?"
         )
-    records = [found[number] for number in range(count)]
-    folder.complete(records)
-    return records
+    return [found[number] for number in range(count)]
 
 
 @contextmanager
