@@ -19,6 +19,7 @@ from groma.errors import CheckpointError, GromaError, InputError, MissingExtraEr
 
 if TYPE_CHECKING:
     from groma.inference.assistant import Groma, Seen
+    from groma.inference.conversation import Conversation
     from groma.inference.generate import Decoding
     from groma.inference.result import Entity, GroundedAnswer, Region
     from groma.pretrained import load, save
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CheckpointError",
+    "Conversation",
     "Decoding",
     "Entity",
     "Groma",
@@ -42,6 +44,7 @@ __all__ = [
 ]
 
 _LAZY = {
+    "Conversation": "groma.inference.conversation",
     "Decoding": "groma.inference.generate",
     "Entity": "groma.inference.result",
     "Groma": "groma.inference.assistant",

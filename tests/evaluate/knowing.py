@@ -51,15 +51,7 @@ class Knowing:
             for one, own in zip(seen, boxes, strict=True)
         ]
 
-    def ask(
-        self,
-        seen: Sequence[Seen],
-        questions: Sequence[str],
-        *,
-        regions: Any = None,
-        grounded=True,
-        decoding: Any = None,
-    ):
+    def ask(self, seen: Sequence[Seen], questions: Sequence[str], *, regions=None, grounded=True, decoding=None):
         return [
             self._said(one, self.text_of(number_of(one.image), question, ()))
             for one, question in zip(seen, questions, strict=True)

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from groma.cli.arguments import spell_out_regions
+from groma.cli.bench import Bench
 from groma.cli.boundary import guarded
 from groma.cli.curate import Curate
 from groma.cli.data import Data
@@ -31,6 +32,7 @@ COMMANDS = (
     | Annotated[Data, tyro.conf.subcommand("data")]
     | Annotated[Curate, tyro.conf.subcommand("curate")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Init, tyro.conf.subcommand("init")]
     | Annotated[Export, tyro.conf.subcommand("export")]

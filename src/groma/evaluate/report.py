@@ -74,15 +74,15 @@ class Outcome:
             "average": {metric: _finite(value) for metric, value in self.average.items()},
         }
 
-    def rows(self) -> list[list[str]]:
-        """The table: a row a metric, a column a section, the paper's figures below."""
+    def rows(self, *, published: bool = True) -> list[list[str]]:
+        """The table: a row a metric, a column a section, the paper's figures below unless they are of other data."""
         names = [*self.sections, *(["average"] if self.average else [])]
         metrics = list(dict.fromkeys(metric for own in self.sections.values() for metric in own))
         rows = [["", *names]]
         for metric in metrics:
             cells = [_cell(own.get(metric)) for own in self.sections.values()]
             rows.append([metric, *cells, *([_number(self.average.get(metric))] if self.average else [])])
-        for model, sections in PUBLISHED.get(self.benchmark, {}).items():
+        for model, sections in PUBLISHED.get(self.benchmark, {}).items() if published else ():
             rows += self._published(model, sections, names, metrics)
         return rows
 
@@ -100,9 +100,9 @@ class Outcome:
                 rows.append([f"{metric}, {model} (published)", *cells])
         return rows
 
-    def to_markdown(self) -> str:
-        """One table."""
-        head, *body = self.rows()
+    def to_markdown(self, *, published: bool = True) -> str:
+        """One table; see `rows`."""
+        head, *body = self.rows(published=published)
         lines = [
             f"# {self.benchmark}: {self.model}",
             "",

@@ -28,6 +28,7 @@ from groma.inference.pictures import (
     lists_per_picture,
     per_picture,
 )
+from groma.inference.prefix import Prefix
 from groma.inference.request import BoxesMergedWarning, BoxesXyxyPx, check_boxes_xyxy_px
 from groma.inference.result import GroundedAnswer, Region
 from groma.inference.transcript import AnswerStream, Transcript
@@ -411,10 +412,27 @@ class Groma:
 
     # --- from prompts to answers -------------------------------------------------------------------------------------
 
-    def _answer(self, requests: Sequence[_Request], decoding: Decoding) -> list[GroundedAnswer]:
+    def ask_on(
+        self,
+        seen: Seen,
+        question: str,
+        regions: BoxesXyxyPx | None,
+        *,
+        grounded: bool,
+        history: Sequence[GroundedAnswer],
+        prefix: Prefix,
+        decoding: Decoding | None,
+    ) -> GroundedAnswer:
+        """`ask`, going on from what was read of the conversation: what `groma.Conversation` is made of."""
+        request = self._request(seen, question, regions, grounded=grounded, history=history)
+        return self._answer([request], check_decoding(decoding), prefix)[0]
+
+    def _answer(
+        self, requests: Sequence[_Request], decoding: Decoding, prefix: Prefix | None = None
+    ) -> list[GroundedAnswer]:
         answers: list[GroundedAnswer] = []
         for batch in batches(requests, self.batch_size):
-            steps, transcripts = self._start(batch, decoding)
+            steps, transcripts = self._start(batch, decoding, prefix)
             for step in steps:
                 for index, transcript in enumerate(transcripts):
                     transcript.add(step, index)
@@ -427,7 +445,9 @@ class Groma:
         return AnswerStream(steps, transcripts[0], finish=request.finish)
 
     @torch.inference_mode()
-    def _start(self, requests: Sequence[_Request], decoding: Decoding) -> tuple[Iterator[Step], list[Transcript]]:
+    def _start(
+        self, requests: Sequence[_Request], decoding: Decoding, prefix: Prefix | None = None
+    ) -> tuple[Iterator[Step], list[Transcript]]:
         """Tokenize the pictures with the questions' boxes, splice, and start decoding."""
         seen = list({id(r.seen): r.seen for r in requests}.values())
         places = {id(s): place for place, s in enumerate(seen)}
@@ -462,6 +482,7 @@ class Groma:
             decoding=decoding,
             stop_ids=self.stop_ids,
             silent_ids=self._silent_ids,
+            prefix=prefix,
         )
         return steps, transcripts
 

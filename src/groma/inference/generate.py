@@ -12,6 +12,7 @@ from torch import Tensor
 
 from groma.errors import InputError
 from groma.inference.constraint import AnswerState
+from groma.inference.prefix import Prefix
 from groma.inference.request import check_switch
 from groma.model.groma import GromaModel, VisualTokens
 from groma.model.splice import SplicedBatch
@@ -87,6 +88,7 @@ def decode(
     decoding: Decoding,
     stop_ids: frozenset[int] | None = None,
     silent_ids: frozenset[int] = frozenset(),
+    prefix: Prefix | None = None,
 ) -> Iterator[Step]:
     """Prefill, then one token at a time until every sample has ended or `max_new_tokens` is reached.
 
@@ -98,12 +100,14 @@ def decode(
         decoding: how tokens are chosen.
         stop_ids: tokens that end an answer; None: the end token alone.
         silent_ids: base tokens that are no text (`PromptTokenizer.control_ids`); a constrained answer has none.
+        prefix: of a batch of one: what was read of its conversation before, which is not read again.
 
     Yields:
         Step by step what every sample says. Greedy decoding does not depend on what else is in the batch.
     """
-    embeddings = model.embed(batch, visual)
-    mask, positions, cache = batch.attention_mask, batch.position_ids, None
+    known = 0 if prefix is None else prefix.rewind(batch, visual[0])
+    embeddings, positions = model.embed(batch, visual)[:, known:], batch.position_ids[:, known:]
+    mask, cache = batch.attention_mask, None if prefix is None else prefix.cache
     stop_ids = stop_ids or frozenset({tokens.eos})
     states = [AnswerState(tokens, len(v.regions), stop_ids, silent_ids) for v in visual]
     generators = [torch.Generator().manual_seed(decoding.seed) for _ in visual]
@@ -112,6 +116,8 @@ def decode(
         hidden, cache = model.language(
             embeddings, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         )
+        if prefix is not None:
+            prefix.keep(cache)
         logits = model.language.logits(hidden[:, -1])
         rows = logits.cpu()
         chosen = [
@@ -124,6 +130,8 @@ def decode(
         if all(ended):
             return
         said = torch.tensor([[tokens.pad if t is None else t] for t in chosen], device=mask.device)
+        if prefix is not None:
+            prefix.extend(said[0])
         embeddings = model.language.embed(said).to(embeddings.dtype)
         mask = torch.cat((mask, mask.new_ones(len(visual), 1)), dim=1)
         positions = positions[:, -1:] + 1
