@@ -1,9 +1,12 @@
 """The folder of a run: what was run, and the answers so far, safe against being killed at any moment.
 
-run.json            benchmark, cases, model, how it computed: a folder of another run is refused
-parts/answers-0.jsonl  of process 0: a line a batch, appended and synced
-answers.jsonl       all of them, a line a case, once every batch is there
-metrics.json, report.md, report.html, worst.png, best.png, random.png (groma.evaluate.report)
+| file | what |
+|---|---|
+| `run.json` | benchmark, cases, model, how it computed: a folder of another run is refused |
+| `parts/answers-0.jsonl` | of process 0: a line a batch, appended and synced |
+| `answers.jsonl` | all of them, a line a case, once every batch is there |
+
+What is measured on them and drawn is in the same folder (groma.evaluate.report).
 """
 
 import json
