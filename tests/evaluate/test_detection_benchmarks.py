@@ -119,6 +119,29 @@ def test_lvis_ground_agrees_with_the_fields_own_tool(made_up, tmp_path):
     assert figures["ap"] == pytest.approx(precision, abs=1e-9)
 
 
+def test_lvis_pardons_more_boxes_of_classes_that_are_not_annotated_exhaustively(made_up, tmp_path):
+    """Every box exact, with a wrong, surer one: a false alarm, but not where there may be more than annotated."""
+    pytest.importorskip("faster_coco_eval")
+    boxes: dict[tuple[int, str], list] = {}
+    for entry in made_up["annotations"]:
+        x, y, width, height = entry["bbox"]
+        own = boxes.setdefault(
+            (entry["image_id"], SPOKEN[entry["category_id"] - 1]), [((390.0, 390.0, 399.0, 399.0), 0.9)]
+        )
+        own.append(((x, y, x + width, y + height), 0.5))
+
+    def ap(incomplete):
+        for image in made_up["images"]:
+            image |= {"neg_category_ids": [], "not_exhaustive_category_ids": incomplete}
+        (tmp_path / "val.json").write_text(json.dumps(made_up))
+        return outcome(
+            "lvis-ground", Place(data=tmp_path), Knowing(lambda k, phrase, _: boxes.get((k, phrase), []))
+        ).metrics()["ap"]
+
+    assert ap([1, 2, 3, 4]) == pytest.approx(1.0)
+    assert 0.2 < ap([]) < 0.7 and ap([]) < ap([1, 2]) < 1
+
+
 def test_lvis_ground_asks_each_class_of_each_picture_as_people_say_it(made_up, tmp_path):
     assistant = Knowing()
     outcome("lvis-ground", Place(data=tmp_path), assistant)

@@ -38,8 +38,15 @@ def check_installed() -> None:
         raise MissingExtraError("Average precision needs faster-coco-eval: pip install 'groma[evaluate]'")
 
 
-def average_precision(pictures: Sequence[Detected], predictions: Sequence[Prediction]) -> dict[str, float]:
-    """AP over IoU 0.5 to 0.95 and at 0.5 and 0.75, mean over the classes that have boxes; NaN without predictions.
+def average_precision(
+    pictures: Sequence[Detected], predictions: Sequence[Prediction], *, is_lvis: bool
+) -> dict[str, float]:
+    """AP over IoU 0.5 to 0.95 and at 0.5 and 0.75, mean over the classes that have boxes.
+
+    Args:
+        pictures: what is annotated.
+        predictions: what was answered about classes that are there.
+        is_lvis: by LVIS's rules: where a class is not annotated exhaustively, boxes that fit none are no mistakes.
 
     Raises:
         MissingExtraError: faster-coco-eval is not installed.
@@ -53,7 +60,7 @@ def average_precision(pictures: Sequence[Detected], predictions: Sequence[Predic
     labels = sorted({label for one in pictures for label in one.labels})
     classes = {label: number for number, label in enumerate(labels, start=1)}
     with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress there
-        truth = COCO(_truth(pictures, ids, classes))
+        truth = COCO(_truth(pictures, ids, classes, is_lvis=is_lvis))
         found = truth.loadRes(
             [
                 {
@@ -65,7 +72,7 @@ def average_precision(pictures: Sequence[Detected], predictions: Sequence[Predic
                 for one in predictions
             ]
         )
-        evaluation = COCOeval_faster(truth, found, "bbox")
+        evaluation = COCOeval_faster(truth, found, "bbox", lvis_style=is_lvis)
         evaluation.params.maxDets = [1, 10, MOST]
         evaluation.evaluate()
         evaluation.accumulate()
@@ -78,11 +85,21 @@ def _mean(precision: np.ndarray) -> float:
     return float(there.mean()) if there.size else float("nan")
 
 
-def _truth(pictures: Sequence[Detected], ids: dict[str, int], classes: dict[str, int]) -> dict[str, Any]:
+def _truth(
+    pictures: Sequence[Detected], ids: dict[str, int], classes: dict[str, int], *, is_lvis: bool
+) -> dict[str, Any]:
+    images: list[dict[str, Any]] = [{"id": ids[one.picture], "width": 0, "height": 0} for one in pictures]
+    categories: list[dict[str, Any]] = [{"id": number, "name": name} for name, number in classes.items()]
+    if is_lvis:
+        for image, one in zip(images, pictures, strict=True):
+            incomplete = [classes[label] for label in one.unsure if label in classes]
+            image |= {"neg_category_ids": [], "not_exhaustive_category_ids": incomplete}
+        for category in categories:
+            category["frequency"] = "f"  # the groups of rare and frequent classes are not asked for
     things: list[tuple[str, Thing]] = [(one.picture, thing) for one in pictures for thing in one.things]
     return {
-        "images": [{"id": number, "file_name": name, "width": 0, "height": 0} for name, number in ids.items()],
-        "categories": [{"id": number, "name": name} for name, number in classes.items()],
+        "images": images,
+        "categories": categories,
         "annotations": [
             {
                 "id": number,

@@ -173,7 +173,7 @@ class LvisGround(_OneFile):
             for box, score in zip(answer.boxes_xyxy_px, answer.scores, strict=True)
         ]
         asked = {self.cases[number].detected.picture: self.cases[number].detected for number in numbers}
-        values = average_precision(list(asked.values()), predictions)
+        values = average_precision(list(asked.values()), predictions, is_lvis=self.read.is_lvis)
         return {metric: groups.fixed(value, cases=len(numbers)) for metric, value in values.items()}
 
 
