@@ -7,6 +7,7 @@
 #   TORCH_OPTIONS="--index-url https://download.pytorch.org/whl/cpu"
 #                            on Linux without a GPU: a far smaller torch than the one PyPI has
 #   PYTEST_OPTIONS="-x tests/cli"   handed to pytest
+#   WORKERS=0                tests that run side by side: files are handed out; 0: one after the other
 # The tests read the golden data from the folder that the variable GROMA_GOLDEN names, else from tests/golden/data.
 
 PYTHON = python3
@@ -14,6 +15,7 @@ VENV = .venv
 CONSTRAINTS = constraints.txt
 TORCH_OPTIONS =
 PYTEST_OPTIONS =
+WORKERS = 2
 
 OLD_VENV = .venv-transformers-5.17
 OLD_CONSTRAINTS = constraints-transformers-5.17.txt
@@ -43,7 +45,7 @@ demo: $(INSTALLED)
 	$(BIN)/groma ask examples/scene.png "Describe the image in detail." --out out/demo.png
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_OPTIONS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -60,7 +60,9 @@ def main(run: Run) -> None:
     side = model.preprocessing.size_px
     scenes = [make_scene("test", number, run.seed, size_px=side) for number in range(run.scenes)]
     outcomes = [
-        evaluate(model, run, "scenes", Place(n=run.held_out, seed=run.seed, splits=("test", "test_style", "test_objects")))
+        evaluate(
+            model, run, "scenes", Place(n=run.held_out, seed=run.seed, splits=("test", "test_style", "test_objects"))
+        )
     ]
     for format_name, names in FORMATS.items():
         folder = run.out / "data" / format_name
@@ -75,8 +77,8 @@ def main(run: Run) -> None:
     outcomes.append(evaluate(model, run, "grefcoco", place))
     told = (
         f"Made by `python scripts/tiny_table.py --scenes {run.scenes} --held-out {run.held_out} --seed {run.seed}` "
-        f"(torch {torch.__version__}, {platform.machine()}, CPU): {run.scenes} held-out scenes written in the published "
-        f"formats; the benchmark `scenes` itself on {run.held_out} a split.\n"
+        f"(torch {torch.__version__}, {platform.machine()}, CPU): {run.scenes} held-out scenes written in the "
+        f"published formats; the benchmark `scenes` itself on {run.held_out} a split.\n"
     )
     text = "\n".join(
         ["# Benchmarks of groma-tiny\n", told, *(outcome.to_markdown(published=False) for outcome in outcomes)]
