@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from chat_server import conversation
 
+from chat_server import conversation
 from groma.curate.checking import REJECTED, REPAIRED, Verdict, judge
 from groma.curate.instructions import WORKED_EXAMPLES, complaint, instructions
 from groma.curate.notation import read_phrases, write_conversation

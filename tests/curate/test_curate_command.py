@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import pytest
 import tyro
-from chat_server import Refuse, Say
 from PIL import Image
 
+from chat_server import Refuse, Say
 from groma.cli.boundary import guarded
 from groma.cli.curate import Curate
 

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from chat_server import well_behaved
 from made_up import write_set
 
+from chat_server import well_behaved
 from groma.curate.checking import REJECTED, REPAIRED, judge
 from groma.curate.preparing import SKIPPED
 from groma.curate.regions import DROPPED

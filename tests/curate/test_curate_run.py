@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up import QUICK, quick_job, quick_recipe
+
 from chat_server import (
     ANSWER_TOKENS,
     QUESTION_TOKENS,
@@ -24,8 +26,6 @@ from chat_server import (
     in_turn,
     well_behaved,
 )
-from made_up import QUICK, quick_job, quick_recipe
-
 from groma.curate.annotations import read_annotations
 from groma.curate.endpoint import OpenAIEndpoint, find_access
 from groma.curate.report import Report

@@ -7,8 +7,8 @@ import time
 from datetime import UTC, datetime
 
 import pytest
-from chat_server import ChatServer, Cut, Drip, EndEarly, Raw, Refuse, Say
 
+from chat_server import ChatServer, Cut, Drip, EndEarly, Raw, Refuse, Say
 from groma.curate.endpoint import (
     Access,
     EndpointError,

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from chat_server import conversation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chat_server import conversation
 from groma.curate.notation import (
     NotationError,
     Turn,

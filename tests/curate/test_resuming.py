@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_server import ChatServer, Hold, well_behaved
 from made_up import quick_job
 
+from chat_server import ChatServer, Hold, well_behaved
 from groma.curate.annotations import read_annotations
 from groma.curate.endpoint import OpenAIEndpoint, find_access
 from groma.curate.run import curate
