@@ -228,8 +228,8 @@ def _read_interface(folder: Path, name: str) -> Interface:
     """All but the weights of a folder in either layout."""
     values = read_json_object(folder / CONFIG, error=CheckpointError)
     if not is_published(values):
+        config, published = own_config(values), False  # first of all: whether it is a Groma at all
         preprocessing = Preprocessing.from_dict(read_json_object(folder / PREPROCESSOR, error=CheckpointError))
-        config, published = own_config(values), False
     else:
         processor = read_json_object(folder / PUBLISHED_PREPROCESSOR, error=CheckpointError)
         size = published_image_size(processor)

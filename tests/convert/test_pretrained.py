@@ -326,3 +326,10 @@ def test_every_name_of_the_package_is_there():
     assert dir(groma) == sorted(groma.__all__)
     with pytest.raises(AttributeError, match="nothing_like_this"):
         groma.nothing_like_this  # noqa: B018
+
+
+def test_a_model_of_another_family_is_called_so(tmp_path):
+    """Not: this or that file is missing."""
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
+    with pytest.raises(CheckpointError, match=r"of type 'llama' \(LlamaForCausalLM\); a Groma checkpoint was expected"):
+        groma.load(tmp_path)

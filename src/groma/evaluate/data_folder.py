@@ -103,7 +103,7 @@ def find_annotations(
     found = {split: file for split, own in asked.items() if (file := _first(place.data, own)) is not None}
     missing = [split for split in asked if split not in found]
     if missing and (place.splits or not found):
-        told = "; ".join(f"{split}: {' or '.join(asked[split])}" for split in missing)
+        told = "; ".join(f"{split}: {' or '.join(asked[split][:2])}" for split in missing)
         raise InputError(f"{place.data} lacks annotation files of {benchmark}: {told}. Or give --annotations FILE.")
     return found
 
