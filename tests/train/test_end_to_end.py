@@ -24,7 +24,7 @@ from groma.train.recipes import RECIPES, TOKENIZER
 from groma.train.specimens import answer_specimens, find_specimens
 
 PICTURES_OF_A_SET = 4
-SHARDED = ("--training.loop.sharding", "full", "--training.loop.evaluate-every", 10)
+SHARDED = ("--training.loop.sharding", "full", "--training.loop.evaluate-every", 40)
 
 
 def mixture(folder: Path, names: list[str]) -> Path:
