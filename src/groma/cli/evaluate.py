@@ -35,8 +35,9 @@ class Evaluate:
     """A split; may be given several times. None: all that are there (of scenes: test)."""
     rename: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="OLD=NEW")] = ()
     """Text in pictures' names and what stands in its place on disk."""
-    n: int | None = None
-    """Only so many pictures or questions of each split, evenly spaced. None: all (of scenes: 1000)."""
+    n: Annotated[int | None, tyro.conf.arg(aliases=("--limit",))] = None
+    """Only so many pictures or questions of each split, evenly spaced. None: all (of scenes: 1000). Under torchrun say
+    --limit, as it takes --n for an option of its own."""
     seed: int = 0
     """Draws questions where a benchmark draws some; of scenes: which ones."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None

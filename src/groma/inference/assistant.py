@@ -124,7 +124,7 @@ class Groma:
 
     @torch.inference_mode()
     def _encode(self, images: Sequence[Image.Image]) -> list[Seen]:
-        weight = next(self.model.parameters())
+        weight = next(self.model.encoder.parameters())  # frozen parts may be of another type in training
         pixels = self.preprocessing(images).to(device=weight.device, dtype=weight.dtype)
         tokens = self.model.read(self.model.perceive(pixels))
         return [Seen(image, tokens.take([number]), self.identity) for number, image in enumerate(images)]
