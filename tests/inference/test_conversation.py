@@ -106,3 +106,21 @@ def test_a_turn_that_is_refused_leaves_the_conversation_as_it_was(assistant, pic
     second = conversation.ask(QUESTIONS[1], decoding=SHORT)
     assert conversation.answers == [first, second]
     assert second.raw_text == assistant.ask(picture, QUESTIONS[1], history=[first], decoding=SHORT).raw_text
+
+
+@pytest.mark.parametrize("constrained", [True, False])
+def test_an_answer_that_was_cut_is_not_taken_for_read(assistant, picture, monkeypatch, constrained):
+    """The last token of a cut answer is said, but was never read; the next turn has it in its prompt."""
+    logits: list[torch.Tensor] = []
+    head = assistant.model.language.logits
+    monkeypatch.setattr(assistant.model.language, "logits", lambda hidden: logits.append(head(hidden)) or logits[-1])
+    for limit in range(1, 9):
+        cut = Decoding(max_new_tokens=limit, constrained=constrained)
+        conversation = Conversation(assistant, picture)
+        first = conversation.ask(QUESTIONS[0], decoding=cut)
+        said = []
+        for ask in (conversation.ask, lambda *a, **k: assistant.ask(picture, *a, history=[first], **k)):
+            logits.clear()
+            ask(QUESTIONS[1], decoding=cut)
+            said.append(logits[0])
+        torch.testing.assert_close(*said, rtol=1e-4, atol=1e-4)

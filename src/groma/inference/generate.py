@@ -112,12 +112,13 @@ def decode(
     states = [AnswerState(tokens, len(v.regions), stop_ids, silent_ids) for v in visual]
     generators = [torch.Generator().manual_seed(decoding.seed) for _ in visual]
     ended = [False] * len(visual)
+    said: Tensor | None = None
     for remaining in range(decoding.max_new_tokens, 0, -1):
         hidden, cache = model.language(
             embeddings, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         )
         if prefix is not None:
-            prefix.keep(cache)
+            prefix.keep(cache, said)
         logits = model.language.logits(hidden[:, -1])
         rows = logits.cpu()
         chosen = [
@@ -130,8 +131,6 @@ def decode(
         if all(ended):
             return
         said = torch.tensor([[tokens.pad if t is None else t] for t in chosen], device=mask.device)
-        if prefix is not None:
-            prefix.extend(said[0])
         embeddings = model.language.embed(said).to(embeddings.dtype)
         mask = torch.cat((mask, mask.new_ones(len(visual), 1)), dim=1)
         positions = positions[:, -1:] + 1

@@ -51,15 +51,16 @@ class Prefix:
         self.read += len(ids) - shared
         return shared
 
-    def keep(self, cache: Any) -> None:
-        """Keys and values of all that was read."""
-        self.cache = cache
+    def keep(self, cache: Any, said: Tensor | None = None) -> None:
+        """Keys and values of all that was read; `said` (1, 1) is what the model has said itself and just read.
 
-    def extend(self, said: Tensor) -> None:
-        """(1,) a token that the model said and is about to read."""
-        self._ids = torch.cat((self._ids, said))
-        self._index = torch.cat((self._index, torch.full_like(said, WORD)))
-        self.read += 1
+        The last token of an answer that was cut is said, but never read.
+        """
+        self.cache = cache
+        if said is not None:
+            self._ids = torch.cat((self._ids, said[0]))
+            self._index = torch.cat((self._index, torch.full_like(said[0], WORD)))
+            self.read += 1
 
     def _shared(self, ids: Tensor, index: Tensor, features: Tensor) -> int:
         """Length of the common beginning."""
