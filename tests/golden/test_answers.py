@@ -4,7 +4,8 @@ import pytest
 import torch
 from golden_data import TOLERANCES, cases, check, model_of, pixels_of, special_ids
 
-from groma.inference.generate import Decoding, decode
+from groma.inference.decoder import Decoder, Prompt, decode
+from groma.inference.generate import Decoding
 from groma.model.selection import match_regions, objectness
 from groma.model.splice import pad, splice
 
@@ -35,7 +36,14 @@ def test_answer(case):
     batch = pad([spliced], pad_id=tokens.pad, side="left")
     steps = len(arrays["new_tokens"])
     decoding = Decoding(max_new_tokens=steps, constrained=False)
-    said = list(decode(model, batch, visual, tokens=tokens, decoding=decoding))
+    opening = Prompt(
+        embeddings=model.embed(batch, visual)[0],
+        token_ids=spliced.ids,
+        feature_index=spliced.feature_index,
+        num_regions=len(regions),
+        decoding=decoding,
+    )
+    said = [step[0] for step in decode(Decoder(model, tokens=tokens), [opening])]
     scores = torch.cat(
         (objectness(perception.proposals, model.config.selection.source_weights)[0], torch.ones(len(user)))
     )
@@ -45,8 +53,8 @@ def test_answer(case):
         "selected_boxes": (regions.boxes_cxcywh, BOXES),
         "region_features": (visual[0].features[model.config.num_image_tokens :], FEATURES),
         "expanded_ids": (spliced.ids, 0),
-        "step_logits": (torch.cat([step.logits for step in said]), FEATURES),
-        "new_tokens": (torch.tensor([step.token_ids[0] for step in said]), 0),
+        "step_logits": (torch.stack([step.logits for step in said]), FEATURES),
+        "new_tokens": (torch.tensor([step.token_id for step in said]), 0),
         "returned_prompt_ids": (torch.tensor(filled), 0),
     }
     for name in set(info["arrays"]) - {"input_ids", "refer_boxes", "image"}:

@@ -29,14 +29,14 @@ def compact():
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """Every (batch, visual, steps) that an assistant decodes while the test runs."""
+    """Every (prompts, steps) that an assistant decodes while the test runs."""
     seen = []
     original = assistant_module.decode
 
-    def recording(model, batch, visual, **options):
+    def recording(decoder, prompts):
         steps = []
-        seen.append((batch, visual, steps))
-        for step in original(model, batch, visual, **options):
+        seen.append((prompts, steps))
+        for step in original(decoder, prompts):
             steps.append(step)
             yield step
 
@@ -175,7 +175,7 @@ def test_boxes_of_the_user_become_regions_with_their_numbers(compact, decoded):
         assert mine[number].box_xyxy_px == pytest.approx(box, abs=1e-3)
     assert sum(region.source == "user" for region in answer.regions) == 2
     special = compact.tokenizer.special
-    ids = decoded[0][0].ids[0].tolist()
+    ids = decoded[0][0][0].token_ids.tolist()
     asked = ids[ids.index(special.refer_feat) - 3 :]  # <roi> <rk> </roi> <refer_feat>: [2] is named first
     assert asked[1] == special.region(mine[2].id)
     named = [ids[place - 2] for place, token in enumerate(ids) if token == special.refer_feat]
@@ -192,9 +192,9 @@ def test_a_box_drawn_twice_is_one_region_and_one_is_told(compact):
 def test_what_is_pointed_at_changes_what_the_model_sees(compact, decoded):
     for box in (BOX, OTHER):
         compact.ask(picture(0), "What is this?", regions=box, decoding=SHORT)
-    (first, _, steps), (second, _, other_steps) = decoded
-    assert first.ids.shape == second.ids.shape
-    assert (steps[0].logits - other_steps[0].logits).abs().max() > 1e-3
+    ((first,), steps), ((second,), other_steps) = decoded
+    assert len(first) == len(second)
+    assert (steps[0][0].logits - other_steps[0][0].logits).abs().max() > 1e-3
 
 
 def test_describing_several_boxes_is_describing_each_alone(groma):
@@ -252,8 +252,7 @@ def test_earlier_turns_are_told_again_with_todays_numbers(compact, decoded):
     assert earlier.box_xyxy_px == pytest.approx(BOX, abs=1e-3)
     assert [r.id for r in second.regions if r.box_xyxy_px == earlier.box_xyxy_px] == [earlier.id]
 
-    batch, _, _ = decoded[0]
-    ids = batch.ids[0].tolist()
+    ids = decoded[0][0][0].token_ids.tolist()
     pointed_at = [ids[place - 2] for place, token in enumerate(ids) if token == special.refer_feat]
     assert pointed_at == [special.region(n) for n in (earlier.id, mine[2].id, mine[1].id)]
     # what the first answer named is named again, by the number that its box has now
@@ -333,27 +332,27 @@ def test_special_tokens_in_a_question_stay_text(groma, decoded):
     typed = "<r5><image></s><s>[grounding]<region><roi><refer_box></roi><refer_feat>[PAD]<sep><p>a</p> this?"
     for question in (plain, typed):
         groma.ask(picture(0), question, decoding=Decoding(max_new_tokens=1))
-    (first, _, _), (second, _, _) = decoded
+    ((first,), _), ((second,), _) = decoded
     special = groma.tokenizer.special
 
-    def count(batch):
-        ids = batch.ids[0]
+    def count(prompt):
+        ids = prompt.token_ids
         return [int((ids == token).sum()) for token in (special.bos, special.eos, special.unk)] + [
             int((ids >= special.base_vocab_size).sum())
         ]
 
     assert count(first) == count(second)
-    assert second.ids.shape[1] > first.ids.shape[1] + 20
+    assert len(second) > len(first) + 20
 
 
 def test_scores_are_probabilities_over_the_regions_that_exist(compact, decoded):
     answer, _ = talkative(compact, picture(3), "What is in the picture?")
     special = compact.tokenizer.special
     expected = []
-    for step in decoded[-1][2]:
-        number = special.region_number(step.token_ids[0])
+    for step in decoded[-1][1]:
+        number = special.region_number(step[0].token_id)
         if number is not None:
-            logits = [float(step.logits[0, special.region(k)]) for k in range(len(answer.regions))]
+            logits = [float(step[0].logits[special.region(k)]) for k in range(len(answer.regions))]
             exponentials = np.exp(np.array(logits, dtype=np.float64) - max(logits))
             expected.append(float(exponentials[number] / exponentials.sum()))
     given = [score for entity in answer.entities for score in entity.region_scores]

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groma.inference.constraint import AnswerState, Place, is_well_formed
-from groma.inference.generate import Decoding, decode
+from groma.inference.decoder import decode
+from groma.inference.generate import Decoding
 from groma.prompt.parse import parse
 from groma.prompt.tokens import SpecialTokenIds
 from small_models import byte_bpe, picture, small_groma
@@ -144,12 +145,12 @@ def generate(groma, count, decoding):
 
     kept = []
 
-    def recording(model, batch, visual, **options):
-        said = [[] for _ in visual]
-        kept.append((said, [len(v.regions) for v in visual]))
-        for step in decode(model, batch, visual, **options):
-            for ids, token in zip(said, step.token_ids, strict=True):
-                ids += [] if token is None else [token]
+    def recording(decoder, prompts):
+        said = [[] for _ in prompts]
+        kept.append((said, [prompt.num_regions for prompt in prompts]))
+        for step in decode(decoder, prompts):
+            for number, one in step.items():
+                said[number].append(one.token_id)
             yield step
 
     original, assistant.decode = assistant.decode, recording

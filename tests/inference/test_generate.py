@@ -1,13 +1,13 @@
 """The decoding loop: limits, sampling, scores, and that a batch changes nothing."""
 
 from collections import Counter
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from groma.errors import InputError
-from groma.inference.generate import Decoding, decode
+from groma.inference.decoder import Decoder, Prompt, decode
+from groma.inference.generate import Decoding
 from groma.model.groma import GromaModel
 from groma.model.splice import pad, splice
 from groma.prompt.tokens import SpecialTokenIds
@@ -28,30 +28,43 @@ class Scripted:
         for sample, script in enumerate(scripts):
             for step in range(steps):
                 self.tables[step, sample, script[min(step, len(script) - 1)]] += strength
-        self.visual = [SimpleNamespace(regions=range(4)) for _ in scripts]
-        count = len(scripts)
-        self.batch = SimpleNamespace(
-            attention_mask=torch.ones(count, 3, dtype=torch.long), position_ids=torch.arange(3).repeat(count, 1)
-        )
+        self.count = len(scripts)
         self.language = self
+        self.has_windows = False
         self.positions = []
 
-    def embed(self, *_):
-        return torch.zeros(len(self.visual), 1, 2)
+    def check_maskable(self):
+        pass
+
+    def embed(self, token_ids):
+        return torch.zeros(*token_ids.shape, 2)
 
     def __call__(self, embeddings, *, attention_mask, position_ids, past_key_values, use_cache):
+        assert attention_mask is None, "rows of one length need no mask"
+        step = len(self.positions)
         self.positions.append(position_ids[:, -1].tolist())
-        assert attention_mask.shape[1] == 3 + len(self.positions) - 1
-        step = past_key_values or 0
-        return self.tables[step][:, None], step + 1
+        return torch.tensor([step])[:, None].expand(len(embeddings), embeddings.shape[1]), past_key_values
 
     def logits(self, hidden):
-        return hidden
+        return torch.stack([self.tables[step, row] for step, row in zip(hidden.tolist(), self.rows(), strict=False)])
+
+    def rows(self):
+        """The samples that are not yet done, in the decoder's order."""
+        return [row.key for row in self.decoder._rows] or range(self.count)
 
     def say(self, **options):
         self.positions.clear()
-        steps = list(decode(self, self.batch, self.visual, tokens=TOKENS, decoding=Decoding(**options)))
-        return [[s.token_ids[k] for s in steps] for k in range(len(self.visual))], steps
+        self.decoder = Decoder(self, tokens=TOKENS)
+        prompt = Prompt(
+            embeddings=torch.zeros(3, 2),
+            token_ids=torch.zeros(3, dtype=torch.int64),
+            feature_index=torch.full((3,), -1),
+            num_regions=4,
+            decoding=Decoding(**options),
+        )
+        steps = list(decode(self.decoder, [prompt] * self.count))
+        said = [[step[k].token_id for step in steps if k in step] for k in range(self.count)]
+        return said, steps
 
 
 def test_a_well_formed_answer_is_said_as_it_is():
@@ -68,17 +81,17 @@ def test_what_breaks_the_grammar_is_replaced_by_the_likeliest_that_keeps_it():
     assert said[2] in R[:4]
     assert len({said[2], said[3]}) == 2
     for place, (token, wish) in enumerate(zip(said, wanted, strict=True)):
-        logits = steps[place].logits[0]
+        logits = steps[place][0].logits
         assert token == wish or logits[wish] > logits[token]
 
 
 def test_decoding_stops_when_all_have_stopped():
     model = Scripted([5, TOKENS.eos], [5, 6, 7, TOKENS.eos])
     (first, second), steps = model.say(max_new_tokens=9)
-    assert first == [5, TOKENS.eos, None, None]
+    assert first == [5, TOKENS.eos]
     assert second == [5, 6, 7, TOKENS.eos]
-    assert model.positions == [[2, 2], [3, 3], [4, 4], [5, 5]]
-    assert steps[2].region_probabilities == (None, None)
+    assert model.positions == [[2, 2], [3, 3], [4], [5]], "who has ended costs nothing"
+    assert [step[1].ended for step in steps] == [False, False, False, True]
 
 
 def test_the_limit_counts_every_token():
@@ -89,14 +102,14 @@ def test_region_probabilities_are_over_the_regions_that_exist():
     model = Scripted([ROI, R[2], R[0], _ROI, TOKENS.eos], strength=2.0)
     _, steps = model.say(max_new_tokens=5, constrained=True)
     for step in steps:
-        number = TOKENS.region_number(step.token_ids[0])
+        number = TOKENS.region_number(step[0].token_id)
         if number is None:
-            assert step.region_probabilities == (None,)
+            assert step[0].region_probabilities is None
             continue
-        weights = [2.718281828459045 ** float(step.logits[0, R[k]]) for k in range(4)]
+        weights = [2.718281828459045 ** float(step[0].logits[R[k]]) for k in range(4)]
         expected = {k: weight / sum(weights) for k, weight in enumerate(weights)}
-        assert step.region_probabilities[0] == pytest.approx(expected, abs=1e-6)
-        assert sum(step.region_probabilities[0].values()) == pytest.approx(1)
+        assert step[0].region_probabilities == pytest.approx(expected, abs=1e-6)
+        assert sum(step[0].region_probabilities.values()) == pytest.approx(1)
 
 
 def test_sampling_follows_the_probabilities():
@@ -151,7 +164,7 @@ def test_decoding_options_are_checked(options):
 
 
 @torch.no_grad()
-def test_left_padding_changes_no_logit():
+def test_who_else_is_there_changes_no_logit():
     model, tokens = enliven(GromaModel(small_config()), seed=2), byte_bpe().special
     pixels = torch.randn(2, 3, 84, 84, generator=torch.Generator().manual_seed(1))
     visual = model.tokenize(model.read(model.perceive(pixels)))
@@ -172,12 +185,20 @@ def test_left_padding_changes_no_logit():
     assert 1 < len(visual[0].regions) <= MAX_REGIONS
 
     def steps(rows):
-        batch = pad([samples[k] for k in rows], pad_id=tokens.pad, side="left")
-        decoding = Decoding(max_new_tokens=12)
-        return list(decode(model, batch, [visual[k] for k in rows], tokens=tokens, decoding=decoding))
+        prompts = [
+            Prompt(
+                embeddings=model.embed(pad([samples[k]], pad_id=tokens.pad, side="left"), [visual[k]])[0],
+                token_ids=samples[k].ids,
+                feature_index=samples[k].feature_index,
+                num_regions=len(visual[k].regions),
+                decoding=Decoding(max_new_tokens=12),
+            )
+            for k in rows
+        ]
+        return list(decode(Decoder(model, tokens=tokens), prompts))
 
     both = steps([0, 1])
     for row in (0, 1):
         for alone, together in zip(steps([row]), both, strict=False):
-            assert alone.token_ids[0] == together.token_ids[row]
-            torch.testing.assert_close(alone.logits[0], together.logits[row], atol=1e-4, rtol=0)
+            assert alone[0].token_id == together[row].token_id
+            torch.testing.assert_close(alone[0].logits, together[row].logits, atol=1e-4, rtol=0)

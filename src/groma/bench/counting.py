@@ -45,7 +45,7 @@ def counted(model: GromaModel) -> Iterator[Counts]:
     def language(_module: Any, inputs: tuple[Tensor, ...], options: dict[str, Any], output: tuple[Tensor, Any]) -> None:
         counts.processed.append(inputs[0].shape[1])
         counts.positions.append(int(options["position_ids"].max()) + 1)
-        counts.cache_bytes = _cache_bytes(output[1])
+        counts.cache_bytes = getattr(output[1], "num_bytes", 0)
 
     hooks = [
         model.encoder.register_forward_pre_hook(encoder),
@@ -58,9 +58,3 @@ def counted(model: GromaModel) -> Iterator[Counts]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _cache_bytes(cache: Any) -> int:
-    """Bytes that a cache of transformers holds, whatever its layers keep."""
-    kept = [value for layer in getattr(cache, "layers", ()) for value in vars(layer).values()]
-    return sum(value.numel() * value.element_size() for value in kept if isinstance(value, Tensor))

@@ -12,7 +12,7 @@ B pictures, N image tokens, R regions of each, T tokens of a prompt.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, TypeVar
 
@@ -24,11 +24,11 @@ from groma.bench.counting import counted
 from groma.bench.machine import Machine, dtype_name, median_seconds, wait
 from groma.bench.work import Work, bytes_of, count_flops, weight_bytes, without_gradients
 from groma.inference.assistant import Groma
-from groma.inference.generate import Decoding, Step, decode
-from groma.inference.turns import asking
+from groma.inference.decoder import Decoder, Prompt, Said, decode
+from groma.inference.generate import Decoding
+from groma.inference.pictures import Seen
 from groma.model.groma import Perception, PictureTokens, VisualTokens
 from groma.model.selection import select_regions
-from groma.model.splice import SplicedBatch, pad
 
 T = TypeVar("T")
 
@@ -175,12 +175,12 @@ def measure_stages(task: Task, *, pictures: int) -> Stages:
     with without_gradients(task.assistant.model):
         tokens = _see(watch, pictures)
         visual = _tokenize(watch, tokens)
-        batch = watch.take("prompt", lambda: prompts(task, visual), reads=[v.regions for v in visual])
-        _speak(watch, batch, visual)
+        written = watch.take("prompt", lambda: prompts(task, tokens, visual), reads=[v.features for v in visual])
+        _speak(watch, written)
     return Stages(
         pictures=pictures,
         regions=max(len(v.regions) for v in visual),
-        prompt_tokens=batch.ids.shape[1],
+        prompt_tokens=max(map(len, written)),
         stages=tuple(watch.stages),
     )
 
@@ -219,47 +219,48 @@ def _tokenize(watch: _Watch, tokens: PictureTokens) -> list[VisualTokens]:
     return model.tokenize(tokens)
 
 
-def prompts(task: Task, visual: Sequence[VisualTokens]) -> SplicedBatch:
+def prompts(task: Task, tokens: PictureTokens, visual: Sequence[VisualTokens]) -> list[Prompt]:
     """The question, written and spliced for each picture, as `Groma.ask` does it.
 
     Args:
         task: what is measured.
-        visual: tokens of B pictures.
+        tokens: of B pictures.
+        visual: the same with their regions.
 
     Raises:
         InputError: the prompt and the answer do not fit into the model's context.
     """
     assistant = task.assistant
-    size_px, limit = task.image.size, assistant.max_regions
-    exchanges = [asking(QUESTION, None, size_px=size_px, max_regions=limit, grounded=True) for _ in visual]
-    # the assistant has no public call for this alone, and a copy of it here would measure the copy
-    samples = [assistant._splice(e, v, task.decoding) for e, v in zip(exchanges, visual, strict=True)]
-    return pad(samples, pad_id=assistant.tokenizer.special.pad, side="left").to(task.device)
+    size_px, identity = task.image.size, assistant.identity
+    seen = [Seen(size_px=size_px, tokens=tokens, seen_by=identity) for _ in visual]
+    requests = [assistant.to_ask(one, QUESTION, decoding=task.decoding) for one in seen]
+    return [assistant.preparer.prompt(request, v) for request, v in zip(requests, visual, strict=True)]
 
 
-def _speak(watch: _Watch, batch: SplicedBatch, visual: Sequence[VisualTokens]) -> None:
+def _speak(watch: _Watch, written: Sequence[Prompt]) -> None:
     """Prefill and decode: the steps of `decode`, the first one and the others."""
     task, language = watch.task, watch.task.assistant.model.language
     special, steps = task.assistant.tokenizer.special, task.new_tokens
 
-    def generate(tokens: int) -> Iterator[Step]:
+    def generate(tokens: int) -> Iterator[dict[int, Said]]:
         # only padding ends these answers, so that they are as long as was asked for
-        ends, decoding = frozenset({special.pad}), Decoding(max_new_tokens=tokens)
-        model = task.assistant.model
-        return decode(model, batch, visual, tokens=special, decoding=decoding, stop_ids=ends)
+        decoder = Decoder(task.assistant.model, tokens=special, stop_ids=frozenset({special.pad}))
+        decoding = Decoding(max_new_tokens=tokens)
+        return decode(decoder, [replace(prompt, decoding=decoding) for prompt in written])
 
     with counted(task.assistant.model) as counts:
         first_flops, first = count_flops(lambda: next(generate(1)))
         prompt_cache = counts.cache_bytes
     flops, made = count_flops(lambda: sum(1 for _ in generate(steps)))
     runs = [_times_of(generate(steps), task.device) for _ in range(task.repeats)]
-    rows = len(visual) * language.hidden_size * batch_item_bytes(language)
+    rows = len(written) * language.hidden_size * batch_item_bytes(language)
     weights = weight_bytes(language, without=(language.base.get_input_embeddings(), language.added_embeddings))
-    words, said = batch.ids.shape[1] * rows, bytes_of(first.logits)
+    length = max(map(len, written))
+    words, said = length * rows, bytes_of([one.logits for one in first.values()])
     watch.add("prefill", median(r[0] for r in runs), first_flops, weights + words + prompt_cache + said, language)
     others = max(1, made - 1)
-    length = 1 + others / 2 / batch.ids.shape[1]  # of the conversation on the way, in prompts
-    moved = weights + rows + prompt_cache * length + said
+    longer = 1 + others / 2 / length  # the conversation on the way, in prompts
+    moved = weights + rows + prompt_cache * longer + said
     watch.add(DECODE, median(r[1] for r in runs), (flops - first_flops) / others, moved, language)
 
 
@@ -268,7 +269,7 @@ def batch_item_bytes(language: nn.Module) -> int:
     return next(language.parameters()).element_size()
 
 
-def _times_of(steps: Iterator[Step], device: torch.device) -> tuple[float, float]:
+def _times_of(steps: Iterator[object], device: torch.device) -> tuple[float, float]:
     """Seconds of the first step, and on average of each other one."""
     wait(device)
     began = time.perf_counter()

@@ -4,20 +4,19 @@ path, PIL, array --load_image--> Seen --+
 question, regions, history --> Exchange -+--> render, splice --> decode --> parse --> GroundedAnswer
 """
 
-import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, cast, overload
 from uuid import uuid4
 
+import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
-from groma.boxes import cxcywh_to_xyxy_px, to_tuples
 from groma.errors import InputError
 from groma.image import Preprocessing, load_image
-from groma.inference.generate import Decoding, Step, check_decoding, decode
+from groma.inference.decoder import Decoder, decode
+from groma.inference.generate import Decoding, check_decoding
 from groma.inference.pictures import (
     Picture,
     Pictures,
@@ -28,16 +27,14 @@ from groma.inference.pictures import (
     lists_per_picture,
     per_picture,
 )
-from groma.inference.prefix import Prefix
-from groma.inference.request import BoxesMergedWarning, BoxesXyxyPx, check_boxes_xyxy_px
+from groma.inference.prefix import PrefixStore
+from groma.inference.preparing import Prepared, Preparer, Request, regions_of
+from groma.inference.request import BoxesXyxyPx, check_boxes_xyxy_px
 from groma.inference.result import GroundedAnswer, Region
-from groma.inference.transcript import AnswerStream, Transcript
-from groma.inference.turns import Exchange, asking, located, locating
-from groma.model.groma import GromaModel, PictureTokens, VisualTokens
-from groma.model.selection import match_regions
-from groma.model.splice import Spliced, pad, splice
+from groma.inference.transcript import AnswerStream
+from groma.inference.turns import asking, locating
+from groma.model.groma import GromaModel
 from groma.prompt.chat_format import chat_format
-from groma.prompt.render import fit
 from groma.prompt.tokenizer_base import PromptTokenizer
 
 BATCH_SIZE = 16
@@ -46,19 +43,6 @@ time, and no more pictures than these are held at once."""
 
 DESCRIBE = "Please briefly describe [1]."
 """What `describe` asks about a box, in the words that the method was trained with."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """A question about a picture."""
-
-    seen: Seen
-    exchange: Exchange
-
-    def finish(self, answer: GroundedAnswer) -> GroundedAnswer:
-        """The answer as the user gets it."""
-        exchange = self.exchange
-        return answer if exchange.looked_for is None else located(answer, exchange.looked_for, all=exchange.all)
 
 
 def _refuse_to_stream(stream: bool) -> None:
@@ -82,7 +66,8 @@ class Groma:
         self.batch_size = BATCH_SIZE  # may be changed: results stay the same
         self.chat_format = chat_format(model.config.chat_format, tokenizer)
         self.stop_ids = self.chat_format.stop_ids(tokenizer.special)
-        self._silent_ids = frozenset(i for i in range(tokenizer.vocab_size) if not tokenizer.token_bytes(i))
+        self.silent_ids = frozenset(i for i in range(tokenizer.vocab_size) if not tokenizer.token_bytes(i))
+        self.preparer = Preparer(self.model, tokenizer, self.chat_format, self.stop_ids)
 
     @property
     def device(self) -> torch.device:
@@ -124,10 +109,25 @@ class Groma:
 
     @torch.inference_mode()
     def _encode(self, images: Sequence[Image.Image]) -> list[Seen]:
+        pixels = np.stack([self.preprocessing.to_pixels(image) for image in images])
+        seen = self.see_pixels(pixels, [image.size for image in images])
+        return [replace(one, original=image) for one, image in zip(seen, images, strict=True)]
+
+    @torch.inference_mode()
+    def see_pixels(self, pixels: np.ndarray, sizes_px: Sequence[tuple[int, int]]) -> list[Seen]:
+        """Encode pictures that are resized already, of which only that is left.
+
+        Args:
+            pixels: (B, S, S, 3) uint8, as `Preprocessing.to_pixels` makes them.
+            sizes_px: B original sizes, (width, height).
+        """
         weight = next(self.model.encoder.parameters())  # frozen parts may be of another type in training
-        pixels = self.preprocessing(images).to(device=weight.device, dtype=weight.dtype)
-        tokens = self.model.read(self.model.perceive(pixels))
-        return [Seen(image, tokens.take([number]), self.identity) for number, image in enumerate(images)]
+        inputs = self.preprocessing.normalize(pixels).to(device=weight.device, dtype=weight.dtype)
+        tokens = self.model.read(self.model.perceive(inputs))
+        return [
+            Seen(size_px=size_px, tokens=tokens.take([number]), seen_by=self.identity)
+            for number, size_px in enumerate(sizes_px)
+        ]
 
     @overload
     def regions(self, image: Picture) -> list[Region]: ...
@@ -141,8 +141,7 @@ class Groma:
         found: list[list[Region]] = []
         for batch in batches(images, self.batch_size):
             for seen in self._see_all(batch):
-                (visual,) = self.model.tokenize(seen.tokens)
-                found.append(list(self._regions(visual, seen, torch.zeros(0, 4))))
+                found.append(self.found(seen))
         return found if is_list(image) else found[0]
 
     # --- asking ------------------------------------------------------------------------------------------------------
@@ -224,10 +223,11 @@ class Groma:
         """
         decoding = check_decoding(decoding)
         if not is_list(image):
-            request = self._request(
-                self._see(cast(Picture, image)), cast(str, question), regions, grounded=grounded, history=history
+            seen = self._see(cast(Picture, image))
+            request = self.to_ask(
+                seen, cast(str, question), regions, grounded=grounded, history=history, decoding=decoding
             )
-            return self._stream(request, decoding) if stream else self._answer([request], decoding)[0]
+            return self._stream(request) if stream else self._answer([request])[0]
         _refuse_to_stream(stream)
         questions = per_picture(question, len(image), "questions")
         boxes = lists_per_picture(regions, len(image), "regions", default=None)
@@ -236,9 +236,10 @@ class Groma:
         for rows in batches(list(zip(image, questions, boxes, past, strict=True)), self.batch_size):
             seen = self._see_all([row[0] for row in rows])
             requests = [
-                self._request(s, q, r, grounded=grounded, history=h) for s, (_, q, r, h) in zip(seen, rows, strict=True)
+                self.to_ask(s, q, r, grounded=grounded, history=h, decoding=decoding)
+                for s, (_, q, r, h) in zip(seen, rows, strict=True)
             ]
-            answers += self._answer(requests, decoding)
+            answers += self._answer(requests)
         return answers
 
     @overload
@@ -295,15 +296,15 @@ class Groma:
         """
         decoding = check_decoding(decoding)
         if not is_list(image):
-            request = _Request(self._see(cast(Picture, image)), locating(cast(str, phrase), all=all))
-            return self._stream(request, decoding) if stream else self._answer([request], decoding)[0]
+            request = self.to_locate(self._see(cast(Picture, image)), cast(str, phrase), all=all, decoding=decoding)
+            return self._stream(request) if stream else self._answer([request])[0]
         _refuse_to_stream(stream)
         phrases = per_picture(phrase, len(image), "phrases")
         answers: list[GroundedAnswer] = []
         for rows in batches(list(zip(image, phrases, strict=True)), self.batch_size):
             seen = self._see_all([row[0] for row in rows])
-            requests = [_Request(s, locating(p, all=all)) for s, (_, p) in zip(seen, rows, strict=True)]
-            answers += self._answer(requests, decoding)
+            requests = [self.to_locate(s, p, all=all, decoding=decoding) for s, (_, p) in zip(seen, rows, strict=True)]
+            answers += self._answer(requests)
         return answers
 
     @overload
@@ -343,39 +344,36 @@ class Groma:
         """
         decoding = check_decoding(decoding)
         if not is_list(image):
-            requests = self._descriptions(self._see(cast(Picture, image)), boxes)
+            requests = self.to_describe(self._see(cast(Picture, image)), boxes, decoding=decoding)
             if not stream:
-                return self._answer(requests, decoding)
+                return self._answer(requests)
             if len(requests) != 1:
                 raise InputError(f"streaming takes one box at a time, got {len(requests)}: call describe for each box")
-            return self._stream(requests[0], decoding)
+            return self._stream(requests[0])
         _refuse_to_stream(stream)
         if not is_list(boxes) or len(boxes) != len(image):
             raise InputError(f"{len(image)} pictures need a list of {len(image)} lists of boxes, one for each picture")
         described: list[list[GroundedAnswer]] = []
         for rows in batches(list(zip(image, boxes, strict=True)), self.batch_size):
             seen = self._see_all([row[0] for row in rows])
-            requests = [self._descriptions(s, given) for s, (_, given) in zip(seen, rows, strict=True)]
-            answers = iter(self._answer([request for own in requests for request in own], decoding))
+            requests = [self.to_describe(s, given, decoding=decoding) for s, (_, given) in zip(seen, rows, strict=True)]
+            answers = iter(self._answer([request for own in requests for request in own]))
             described += [[next(answers) for _ in own] for own in requests]
         return described
 
-    def _descriptions(self, seen: Seen, boxes: BoxesXyxyPx) -> list[_Request]:
-        """A question for each box of a picture; any number, as each is asked about on its own."""
-        checked = check_boxes_xyxy_px(boxes, *seen.size_px, limit=10**6)
-        return [self._request(seen, DESCRIBE, box[None], grounded=False) for box in checked]
+    # --- from questions to requests ----------------------------------------------------------------------------------
 
-    # --- from questions to prompts -----------------------------------------------------------------------------------
-
-    def _request(
+    def to_ask(
         self,
         seen: Seen,
         question: str,
-        regions: BoxesXyxyPx | None,
+        regions: BoxesXyxyPx | None = None,
         *,
-        grounded: bool,
+        grounded: bool = True,
         history: Sequence[GroundedAnswer] = (),
-    ) -> _Request:
+        decoding: Decoding | None = None,
+    ) -> Request:
+        """What `ask` makes of its arguments, checked and not yet answered."""
         exchange = asking(
             question,
             regions,
@@ -384,134 +382,59 @@ class Groma:
             grounded=grounded,
             history=history,
         )
-        return _Request(seen, exchange)
+        return Request(seen, exchange, check_decoding(decoding))
 
-    def _splice(self, exchange: Exchange, visual: VisualTokens, decoding: Decoding) -> Spliced:
-        """Render the dialogue and put the picture into it, leaving room for the answer."""
-        config = self.model.config
-        picture_tokens = config.num_image_tokens + 2 * len(visual.regions)
-        context = getattr(config.language, "max_position_embeddings", None) or 1 << 30
-        room = context - picture_tokens - decoding.max_new_tokens
-        if room <= 0:
-            raise InputError(
-                f"the model's context has {context} tokens, of which the picture takes {picture_tokens} and the answer "
-                f"may take {decoding.max_new_tokens}: allow a shorter answer (max_new_tokens)"
-            )
-        # the prompt's own <image> and <region> make way for the picture's tokens
-        rendered = fit(exchange.dialogue, self.tokenizer, self.chat_format, max_tokens=room + 2)
-        matched = match_regions(exchange.boxes_cxcywh.to(self.device), visual.regions).cpu()
-        return splice(
-            rendered.token_ids,
-            None,
-            refer_regions=matched[list(rendered.refer_slots)],
-            ground_regions=matched[list(rendered.ground_slots)],
-            num_image_tokens=config.num_image_tokens,
-            num_regions=len(visual.regions),
-            tokens=self.tokenizer.special,
-        )
+    def to_locate(self, seen: Seen, phrase: str, *, all: bool = False, decoding: Decoding | None = None) -> Request:
+        """The same for `locate`."""
+        return Request(seen, locating(phrase, all=all), check_decoding(decoding))
+
+    def to_describe(self, seen: Seen, boxes: BoxesXyxyPx, *, decoding: Decoding | None = None) -> list[Request]:
+        """The same for `describe`, a request for each box; any number, as each is asked about on its own."""
+        checked = check_boxes_xyxy_px(boxes, *seen.size_px, limit=10**6)
+        return [self.to_ask(seen, DESCRIBE, box[None], grounded=False, decoding=decoding) for box in checked]
+
+    def prepare(self, requests: Sequence[Request]) -> list[Prepared]:
+        """Make prompts of requests.
+
+        Raises:
+            InputError: a conversation is too long for the model.
+        """
+        return self.preparer.prepare(requests)
+
+    def found(self, seen: Seen) -> list[Region]:
+        """What the proposer found in a picture, best first."""
+        visual = self.preparer.without_boxes(seen)
+        return list(regions_of(visual, seen, torch.zeros(0, 4)))
 
     # --- from prompts to answers -------------------------------------------------------------------------------------
 
-    def ask_on(
-        self,
-        seen: Seen,
-        question: str,
-        regions: BoxesXyxyPx | None,
-        *,
-        grounded: bool,
-        history: Sequence[GroundedAnswer],
-        prefix: Prefix,
-        decoding: Decoding | None,
-    ) -> GroundedAnswer:
-        """`ask`, going on from what was read of the conversation: what `groma.Conversation` is made of."""
-        request = self._request(seen, question, regions, grounded=grounded, history=history)
-        return self._answer([request], check_decoding(decoding), prefix)[0]
+    def decoder(self, prefixes: PrefixStore | None = None) -> Decoder:
+        """What answers prompts, without any yet; `prefixes` is what was read before."""
+        return Decoder(
+            self.model,
+            tokens=self.tokenizer.special,
+            stop_ids=self.stop_ids,
+            silent_ids=self.silent_ids,
+            prefixes=prefixes,
+        )
 
-    def _answer(
-        self, requests: Sequence[_Request], decoding: Decoding, prefix: Prefix | None = None
-    ) -> list[GroundedAnswer]:
+    def ask_on(self, request: Request, decoder: Decoder) -> GroundedAnswer:
+        """Answer with a decoder that knows what was read before: what `groma.Conversation` is made of."""
+        return self._decoded(self.prepare([request]), decoder)[0]
+
+    def _answer(self, requests: Sequence[Request]) -> list[GroundedAnswer]:
         answers: list[GroundedAnswer] = []
         for batch in batches(requests, self.batch_size):
-            steps, transcripts = self._start(batch, decoding, prefix)
-            for step in steps:
-                for index, transcript in enumerate(transcripts):
-                    transcript.add(step, index)
-            rows = zip(batch, transcripts, strict=True)
-            answers += [request.finish(transcript.answer()) for request, transcript in rows]
+            answers += self._decoded(self.prepare(batch), self.decoder())
         return answers
 
-    def _stream(self, request: _Request, decoding: Decoding) -> AnswerStream:
-        steps, transcripts = self._start([request], decoding)
-        return AnswerStream(steps, transcripts[0], finish=request.finish)
+    def _decoded(self, prepared: Sequence[Prepared], decoder: Decoder) -> list[GroundedAnswer]:
+        for step in decode(decoder, [one.prompt for one in prepared]):
+            for number, said in step.items():
+                prepared[number].transcript.add(said)
+        return [one.answer for one in prepared]
 
-    @torch.inference_mode()
-    def _start(
-        self, requests: Sequence[_Request], decoding: Decoding, prefix: Prefix | None = None
-    ) -> tuple[Iterator[Step], list[Transcript]]:
-        """Tokenize the pictures with the questions' boxes, splice, and start decoding."""
-        seen = list({id(r.seen): r.seen for r in requests}.values())
-        places = {id(s): place for place, s in enumerate(seen)}
-        visual = self.model.tokenize(
-            PictureTokens.join([s.tokens for s in seen]),
-            numbers=[places[id(r.seen)] for r in requests],
-            user_boxes_cxcywh=[r.exchange.user_boxes_cxcywh.to(self.device) for r in requests],
-        )
-        samples = [self._splice(r.exchange, v, decoding) for r, v in zip(requests, visual, strict=True)]
-        batch = pad(samples, pad_id=self.tokenizer.special.pad, side="left").to(self.device)
-        regions = [
-            self._regions(v, r.seen, r.exchange.asked_boxes_cxcywh) for r, v in zip(requests, visual, strict=True)
-        ]
-        for found in regions:
-            _warn_of_merged(found)
-        transcripts = [
-            Transcript(
-                self.tokenizer,
-                self.stop_ids,
-                question=r.exchange.question,
-                regions=found,
-                image_size_px=r.seen.size_px,
-                grounded=r.exchange.grounded,
-            )
-            for r, found in zip(requests, regions, strict=True)
-        ]
-        steps = decode(
-            self.model,
-            batch,
-            visual,
-            tokens=self.tokenizer.special,
-            decoding=decoding,
-            stop_ids=self.stop_ids,
-            silent_ids=self._silent_ids,
-            prefix=prefix,
-        )
-        return steps, transcripts
-
-    def _regions(self, visual: VisualTokens, seen: Seen, asked_cxcywh: Tensor) -> tuple[Region, ...]:
-        """The kept regions in pixels, and by which numbers the question names them."""
-        kept = visual.regions
-        named: list[int] = match_regions(asked_cxcywh.to(self.device), kept).numpy(force=True).tolist()
-        boxes_xyxy_px = to_tuples(cxcywh_to_xyxy_px(kept.boxes_cxcywh.float(), *seen.size_px))
-        scores: list[float] = kept.scores.float().numpy(force=True).tolist()
-        from_user: list[bool] = kept.from_user.numpy(force=True).tolist()
-        rows = zip(boxes_xyxy_px, scores, from_user, strict=True)
-        return tuple(
-            Region(
-                id=number,
-                box_xyxy_px=box_xyxy_px,
-                objectness=score,
-                source="user" if is_user else "proposal",
-                numbers=tuple(k for k, region in enumerate(named, start=1) if region == number),
-            )
-            for number, (box_xyxy_px, score, is_user) in enumerate(rows)
-        )
-
-
-def _warn_of_merged(regions: Sequence[Region]) -> None:
-    """Tell if two boxes of a question became one region: the answer cannot tell them apart."""
-    for first, *others in (region.numbers for region in regions if len(region.numbers) > 1):
-        for number in others:
-            warnings.warn(
-                f"boxes [{first}] and [{number}] overlap so much that they are one region for the model",
-                BoxesMergedWarning,
-                stacklevel=2,
-            )
+    def _stream(self, request: Request) -> AnswerStream:
+        (prepared,) = self.prepare([request])
+        steps = (step[0] for step in decode(self.decoder(), [prepared.prompt]))
+        return AnswerStream(steps, prepared.transcript, finish=request.finish)

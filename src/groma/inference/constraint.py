@@ -88,6 +88,16 @@ class AnswerState:
             mask[tokens.phrase_open] = mask[tokens.roi_open] = False
         return mask
 
+    def allows(self, token_id: int, remaining: int) -> bool:
+        """Whether a token may come next; `allowed` for one token alone, which takes no mask."""
+        if self.place is not Place.TEXT and remaining <= TOKENS_TO_CLOSE[self.place]:
+            return bool(self._closing()[token_id])
+        tokens = self.tokens
+        opens = token_id in (tokens.phrase_open, tokens.roi_open)
+        if opens and self.place is Place.TEXT and remaining < 1 + TOKENS_TO_CLOSE[Place.PHRASE_START]:
+            return False
+        return token_id not in self.used and bool(self._anything()[token_id])
+
     def _anything(self) -> Tensor:
         """What the place allows, without regard to the limit and to what the open group already holds."""
         return _allowed(self.place, self.num_regions, self.tokens, self.stop_ids, self.silent_ids)

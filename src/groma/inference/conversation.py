@@ -3,7 +3,7 @@
 from groma.inference.assistant import Groma
 from groma.inference.generate import Decoding
 from groma.inference.pictures import Picture
-from groma.inference.prefix import Prefix
+from groma.inference.prefix import PrefixStore
 from groma.inference.request import BoxesXyxyPx
 from groma.inference.result import GroundedAnswer
 
@@ -12,8 +12,7 @@ class Conversation:
     """A conversation about a picture.
 
     It gives what `Groma.ask` gives with `history`, up to rounding; but a turn costs only its own tokens, as the
-    language model's keys and values are kept. A turn that points at a new box changes the picture's regions, so that
-    from these on the prompt is read again.
+    language model's keys and values are kept.
     """
 
     def __init__(self, assistant: Groma, image: Picture) -> None:
@@ -29,12 +28,12 @@ class Conversation:
         self.assistant = assistant
         self.seen = assistant.see(image)
         self.answers: list[GroundedAnswer] = []
-        self._prefix = Prefix()
+        self._decoder = assistant.decoder(PrefixStore(max_entries=1))
 
     @property
     def tokens_read(self) -> int:
         """Tokens that the language model has read in all turns, its own answers included."""
-        return self._prefix.read
+        return self._decoder.tokens_read
 
     def ask(
         self,
@@ -49,14 +48,9 @@ class Conversation:
         Raises:
             InputError: question or regions cannot be used, or the conversation is too long; it can go on otherwise.
         """
-        answer = self.assistant.ask_on(
-            self.seen,
-            question,
-            regions,
-            grounded=grounded,
-            history=self.answers,
-            prefix=self._prefix,
-            decoding=decoding,
+        request = self.assistant.to_ask(
+            self.seen, question, regions, grounded=grounded, history=self.answers, decoding=decoding
         )
+        answer = self.assistant.ask_on(request, self._decoder)
         self.answers.append(answer)
         return answer

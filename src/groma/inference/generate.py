@@ -1,10 +1,6 @@
-"""The one generation path: embeddings of a left-padded batch -> tokens, step by step.
-
-B samples, T prompt tokens, D width, V + A vocabulary.
-"""
+"""How the next token of an answer is chosen."""
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,11 +8,7 @@ from torch import Tensor
 
 from groma.errors import InputError
 from groma.inference.constraint import AnswerState
-from groma.inference.prefix import Prefix
 from groma.inference.request import check_switch
-from groma.model.groma import GromaModel, VisualTokens
-from groma.model.splice import SplicedBatch
-from groma.prompt.tokens import SpecialTokenIds
 
 COLDEST = 1e-6
 """Below this temperature the likeliest token is taken: float32 cannot tell the rest from nothing."""
@@ -66,87 +58,31 @@ def check_decoding(decoding: Decoding | None) -> Decoding:
     return decoding
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One decoding step of a batch."""
-
-    token_ids: tuple[int | None, ...]
-    """B tokens; None where the answer had ended before"""
-    region_probabilities: tuple[dict[int, float] | None, ...]
-    """for a sample that named a region: region number -> probability, over the regions that exist, adding to 1"""
-    logits: Tensor
-    """(B, V + A) float32, before constraint and sampling"""
-
-
-@torch.inference_mode()
-def decode(
-    model: GromaModel,
-    batch: SplicedBatch,
-    visual: Sequence[VisualTokens],
-    *,
-    tokens: SpecialTokenIds,
+def choose(
+    logits: Tensor,
+    likeliest: int,
+    state: AnswerState,
+    remaining: int,
     decoding: Decoding,
-    stop_ids: frozenset[int] | None = None,
-    silent_ids: frozenset[int] = frozenset(),
-    prefix: Prefix | None = None,
-) -> Iterator[Step]:
-    """Prefill, then one token at a time until every sample has ended or `max_new_tokens` is reached.
-
-    Args:
-        model: in evaluation mode.
-        batch: left-padded prompts.
-        visual: tokens of the pictures, one a sample.
-        tokens: ids of the special tokens.
-        decoding: how tokens are chosen.
-        stop_ids: tokens that end an answer; None: the end token alone.
-        silent_ids: base tokens that are no text (`PromptTokenizer.control_ids`); a constrained answer has none.
-        prefix: of a batch of one: what was read of its conversation before, which is not read again.
-
-    Yields:
-        Step by step what every sample says. Greedy decoding does not depend on what else is in the batch.
-    """
-    known = 0 if prefix is None else prefix.rewind(batch, visual[0])
-    embeddings, positions = model.embed(batch, visual)[:, known:], batch.position_ids[:, known:]
-    mask, cache = batch.attention_mask, None if prefix is None else prefix.cache
-    stop_ids = stop_ids or frozenset({tokens.eos})
-    states = [AnswerState(tokens, len(v.regions), stop_ids, silent_ids) for v in visual]
-    generators = [torch.Generator().manual_seed(decoding.seed) for _ in visual]
-    ended = [False] * len(visual)
-    said: Tensor | None = None
-    for remaining in range(decoding.max_new_tokens, 0, -1):
-        hidden, cache = model.language(
-            embeddings, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-        )
-        if prefix is not None:
-            prefix.keep(cache, said)
-        logits = model.language.logits(hidden[:, -1])
-        rows = logits.cpu()
-        chosen = [
-            None if done else _choose(row, state, remaining, decoding, generator)
-            for row, state, generator, done in zip(rows, states, generators, ended, strict=True)
-        ]
-        yield Step(tuple(chosen), tuple(map(_region_probabilities, chosen, rows, states)), logits)
-        states = [s if t is None else s.after(t) for s, t in zip(states, chosen, strict=True)]
-        ended = [token is None or token in stop_ids for token in chosen]
-        if all(ended):
-            return
-        said = torch.tensor([[tokens.pad if t is None else t] for t in chosen], device=mask.device)
-        embeddings = model.language.embed(said).to(embeddings.dtype)
-        mask = torch.cat((mask, mask.new_ones(len(visual), 1)), dim=1)
-        positions = positions[:, -1:] + 1
-
-
-def _choose(logits: Tensor, state: AnswerState, remaining: int, decoding: Decoding, generator: torch.Generator) -> int:
-    """(V + A,) logits of one sample -> the next token.
+    generator: torch.Generator,
+) -> int:
+    """The next token of an answer.
 
     What the model says by itself stands if the grammar allows it, so that the constraint changes no well-formed
     answer, sampled ones included; drawing again among what is allowed gives the renormalized probabilities.
+
+    Args:
+        logits: (V + A,).
+        likeliest: the token of the largest.
+        state: where the answer stands.
+        remaining: tokens that it may have, this one included.
+        decoding: how tokens are chosen.
+        generator: what draws.
     """
-    token = _draw(logits, decoding, generator)
-    if decoding.constrained:
+    token = likeliest if decoding.temperature < COLDEST else _draw(logits.cpu(), decoding, generator)
+    if decoding.constrained and not state.allows(token, remaining):
         allowed = state.allowed(remaining)
-        if not allowed[token]:
-            token = _draw(logits.masked_fill(~allowed, float("-inf")), decoding, generator)
+        token = _draw(logits.cpu().masked_fill(~allowed, float("-inf")), decoding, generator)
     return token
 
 
@@ -160,9 +96,9 @@ def _draw(logits: Tensor, decoding: Decoding, generator: torch.Generator) -> int
     return int(order[torch.multinomial(ordered * keep, 1, generator=generator)])
 
 
-def _region_probabilities(token: int | None, logits: Tensor, state: AnswerState) -> dict[int, float] | None:
+def region_probabilities(token: int, logits: Tensor, state: AnswerState) -> dict[int, float] | None:
     """Where a region was named: the probabilities of all regions that exist, renormalized over them."""
-    number = None if token is None else state.tokens.region_number(token)
+    number = state.tokens.region_number(token)
     if number is None:
         return None
     existing = list(state.tokens.region_ids[: max(state.num_regions, number + 1)])

@@ -1,7 +1,8 @@
 """One picture or many: what a picture can be given as, and values that go with each picture of a list."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, cast
 
 from PIL import Image
@@ -11,7 +12,9 @@ from groma.image import ImageSource, load_image
 from groma.inference.result import GroundedAnswer
 
 if TYPE_CHECKING:
-    from groma.model.groma import PictureTokens
+    from groma.model.groma import PictureTokens, VisualTokens
+
+_NUMBERS = count()
 
 T = TypeVar("T")
 
@@ -23,17 +26,44 @@ class Seen:
     What one model sees means nothing to another, even of the same shape, so a picture is bound to its assistant.
     """
 
-    image: Image.Image
-    """the picture as it is seen, RGB"""
+    size_px: tuple[int, int]
+    """width and height of the original picture"""
     tokens: "PictureTokens"
     """what the model made of it, a batch of one"""
     seen_by: str
     """the assistant that saw it, see `Groma.identity`"""
+    original: Image.Image | None = None
+    """the picture as it is seen, RGB; None: it was not kept"""
+    number: int = field(default_factory=lambda: next(_NUMBERS))
+    """another one for every picture that is seen"""
+    choices: "dict[tuple[Any, ...], VisualTokens]" = field(default_factory=dict[Any, Any], repr=False)
+    """boxes that a conversation began with -> the regions that were chosen, the latest last"""
 
     @property
-    def size_px(self) -> tuple[int, int]:
-        """Width and height of the original picture."""
-        return self.image.size
+    def image(self) -> Image.Image:
+        """The picture as it is seen, RGB.
+
+        Raises:
+            InputError: it was not kept.
+        """
+        if self.original is None:
+            raise InputError("the picture was not kept, only what the model made of it: give the picture itself")
+        return self.original
+
+    def remember(self, boxes: tuple[Any, ...], visual: "VisualTokens", *, limit: int) -> None:
+        """Remember a choice of regions, and forget the oldest beyond `limit`."""
+        self.choices[boxes] = visual
+        while len(self.choices) > limit:
+            del self.choices[next(iter(self.choices))]
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that it takes, about."""
+        tokens = self.tokens
+        parts = [tokens.image, *tokens.levels, tokens.proposals.boxes_cxcywh, *tokens.proposals.logits.values()]
+        parts += [visual.features for visual in list(self.choices.values())]
+        image = 0 if self.original is None else 3 * self.original.width * self.original.height
+        return image + sum(part.numel() * part.element_size() for part in parts)
 
 
 Picture = ImageSource | Seen

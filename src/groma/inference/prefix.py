@@ -1,86 +1,121 @@
-"""What the language model has read of a conversation, so that the next turn costs only what is new.
+"""What the language model has read before, kept so that a prompt which begins the same costs only what is new.
 
     prompt of turn n = [picture, regions, turns before] + [new question]
                         ^ read already: keys and values are kept     ^ read now
 
-A prompt is compared token by token, pictures' features included: whatever differs, such as the regions once a new box
-is pointed at, is read anew from there on.
+Prompts are compared by their signature: words by their id, pictures and regions by what they show.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections import OrderedDict
+from dataclasses import dataclass
+from itertools import count
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer
 
-from groma.model.groma import VisualTokens
-from groma.model.splice import WORD, SplicedBatch
+from groma.inference.row_cache import KeysValues
+from groma.model.splice import WORD, Spliced
+
+_MIX = (0x9E3779B97F4A7C15 - (1 << 64), 0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64))
+"""Odd numbers with their bits well spread, as signed 64-bit numbers (golden ratio, and SplitMix64's two)."""
 
 
-class Prefix:
-    """Of one conversation at a time.
+def signature(prompt: Spliced, *, picture: int, num_image_tokens: int, boxes_cxcywh: Tensor) -> Tensor:
+    """What each token of a prompt is, as one number: two prompts read the same as long as their numbers are the same.
 
-    Attributes:
-        read: how many tokens the language model has read in all turns.
+    Args:
+        prompt: T tokens.
+        picture: number of the picture (`Seen.number`); another picture has another.
+        num_image_tokens: N.
+        boxes_cxcywh: (R, 4) float32 of its regions.
+
+    Returns:
+        (T,) int64 on the CPU: a word's id; below 0 for what a picture shows.
     """
+    bits = boxes_cxcywh.float().cpu().contiguous().view(torch.int32).long()
+    regions = torch.full((len(bits),), picture + 1)
+    for column in bits.T:
+        regions = _mixed(regions ^ (column + _MIX[0]))
+    image = _mixed((torch.arange(num_image_tokens) << 32) + picture + 1)
+    shown = torch.cat((image, regions)) | torch.iinfo(torch.int64).min  # the sign tells them from words
+    index = prompt.feature_index.cpu()
+    return torch.where(index == WORD, prompt.ids.cpu(), shown[index.clamp(min=0)])
 
-    def __init__(self) -> None:
-        """Nothing was read."""
-        self.read = 0
-        self.cache: Any = None
-        self._ids: Tensor = torch.zeros(0, dtype=torch.int64)
-        self._index: Tensor = torch.zeros(0, dtype=torch.int64)
-        self._features: Tensor | None = None
 
-    def rewind(self, batch: SplicedBatch, visual: VisualTokens) -> int:
-        """Go back to where a prompt differs from what was read.
+def _mixed(numbers: Tensor) -> Tensor:
+    """(n,) int64 -> well spread over all of their bits."""
+    numbers = (numbers ^ (numbers >> 30)) * _MIX[1]
+    numbers = (numbers ^ (numbers >> 27)) * _MIX[2]
+    return numbers ^ (numbers >> 31)
 
-        Args:
-            batch: one prompt of T tokens.
-            visual: its picture's tokens.
 
-        Returns:
-            How many tokens need not be read again: at most T - 1, as the last one says what comes next.
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One conversation as far as it was read."""
+
+    signature: Tensor
+    """(T,) int64"""
+    layers: KeysValues
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that it takes."""
+        return sum(t.numel() * t.element_size() for layer in self.layers for t in layer)
+
+
+class PrefixStore:
+    """Conversations by how they begin, the least recently used forgotten first."""
+
+    def __init__(self, max_bytes: int | None = None, max_entries: int = 256) -> None:
+        """Keep so much at most; None: no limit of bytes."""
+        self.max_bytes, self.max_entries = max_bytes, max_entries
+        self.num_bytes = 0
+        self._kept: OrderedDict[int, Kept] = OrderedDict()
+        self._numbers = count()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def find(self, signature: Tensor) -> tuple[Kept | None, int]:
+        """What shares the longest beginning with a prompt of T tokens, and how many tokens of it.
+
+        At most T - 1, as the last one says what comes next.
         """
-        ids, index = batch.ids[0], batch.feature_index[0]
-        shared = min(self._shared(ids, index, visual.features), len(ids) - 1)
-        if not _cut(self.cache, shared):
-            shared, self.cache = 0, None
-        self._ids, self._index, self._features = ids, index, visual.features
-        self.read += len(ids) - shared
-        return shared
+        best, best_number, most = None, -1, 0
+        for number, kept in self._kept.items():
+            shared = min(_shared(kept.signature, signature), len(signature) - 1)
+            if shared > most:
+                best, best_number, most = kept, number, shared
+        if best is not None:
+            self._kept.move_to_end(best_number)
+        return best, most
 
-    def keep(self, cache: Any, said: Tensor | None = None) -> None:
-        """Keys and values of all that was read; `said` (1, 1) is what the model has said itself and just read.
+    def keep(self, kept: Kept) -> None:
+        """Keep a conversation; it takes the place of those that it continues."""
+        size = kept.num_bytes
+        if self.max_bytes is not None and size > self.max_bytes:
+            return
+        for number, other in list(self._kept.items()):
+            if len(other.signature) <= len(kept.signature) and _shared(other.signature, kept.signature) == len(
+                other.signature
+            ):
+                self._forget(number)
+        self._kept[next(self._numbers)] = kept
+        self.num_bytes += size
+        while len(self._kept) > self.max_entries or (self.max_bytes is not None and self.num_bytes > self.max_bytes):
+            self._forget(next(iter(self._kept)))
 
-        The last token of an answer that was cut is said, but never read.
-        """
-        self.cache = cache
-        if said is not None:
-            self._ids = torch.cat((self._ids, said[0]))
-            self._index = torch.cat((self._index, torch.full_like(said[0], WORD)))
-            self.read += 1
+    def clear(self) -> None:
+        """Forget all."""
+        self._kept.clear()
+        self.num_bytes = 0
 
-    def _shared(self, ids: Tensor, index: Tensor, features: Tensor) -> int:
-        """Length of the common beginning."""
-        length = min(len(ids), len(self._ids))
-        if not length or self._features is None or self.cache is None:
-            return 0
-        rows = min(len(features), len(self._features))
-        same_rows = torch.zeros(max(len(features), len(self._features)), dtype=torch.bool, device=ids.device)
-        same_rows[:rows] = (features[:rows] == self._features[:rows]).all(dim=1)
-        old, new = self._index[:length], index[:length]
-        same = (ids[:length] == self._ids[:length]) & (old == new)
-        same &= (new == WORD) | same_rows[new.clamp(min=0)]
-        return int(same.long().cumprod(0).sum())
+    def _forget(self, number: int) -> None:
+        self.num_bytes -= self._kept.pop(number).num_bytes
 
 
-def _cut(cache: Any, length: int) -> bool:
-    """Keep the first tokens of a cache; False where it cannot be cut, as sliding windows and states cannot."""
-    layers: Sequence[Any] = getattr(cache, "layers", ())
-    if not length or not layers or not all(type(layer) is DynamicLayer for layer in layers):
-        return False
-    for layer in layers:
-        layer.keys, layer.values = layer.keys[..., :length, :], layer.values[..., :length, :]
-    return True
+def _shared(one: Tensor, other: Tensor) -> int:
+    """Length of the common beginning."""
+    length = min(len(one), len(other))
+    differs = (one[:length] != other[:length]).nonzero()
+    return int(differs[0]) if len(differs) else length

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from groma.inference.generate import Step
+from groma.inference.decoder import Said
 from groma.inference.result import Entity, FinishReason, GroundedAnswer, Region
 from groma.prompt.parse import Event, IncrementalParser, ParsedPhrase, parse
 from groma.prompt.tokenizer_base import PromptTokenizer
@@ -28,14 +28,11 @@ class Transcript:
         self._token_ids: list[int] = []
         self._probabilities: list[dict[int, float] | None] = []
 
-    def add(self, step: Step, index: int) -> list[Event]:
-        """Take what sample `index` said in this step; return what is new."""
-        token = step.token_ids[index]
-        if token is None:
-            return []
-        self._token_ids.append(token)
-        self._probabilities.append(step.region_probabilities[index])
-        return self._parser.push(token)
+    def add(self, said: Said) -> list[Event]:
+        """Take the next token; return what is new."""
+        self._token_ids.append(said.token_id)
+        self._probabilities.append(said.region_probabilities)
+        return self._parser.push(said.token_id)
 
     def finish(self) -> list[Event]:
         """What a cut answer still held back; call it once, when no token will come."""
@@ -73,12 +70,12 @@ class AnswerStream:
 
     def __init__(
         self,
-        steps: Iterator[Step],
+        steps: Iterator[Said],
         transcript: Transcript,
         *,
         finish: Callable[[GroundedAnswer], GroundedAnswer] = lambda answer: answer,
     ) -> None:
-        """`steps` come from `decode`, for a batch of one; `finish` makes of an answer what the user gets."""
+        """`steps` are the answer's tokens; `finish` makes of an answer what the user gets."""
         self._transcript, self._finish = transcript, finish
         self._ended = False
         self._events = self._run(steps)
@@ -86,9 +83,9 @@ class AnswerStream:
     def __iter__(self) -> Iterator[Event]:
         return self._events
 
-    def _run(self, steps: Iterator[Step]) -> Iterator[Event]:
+    def _run(self, steps: Iterator[Said]) -> Iterator[Event]:
         for step in steps:
-            yield from self._transcript.add(step, 0)
+            yield from self._transcript.add(step)
         self._ended = True
         yield from self._transcript.finish()
 

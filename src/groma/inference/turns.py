@@ -30,6 +30,8 @@ class Exchange:
     user_boxes: tuple[int, ...] = ()
     """indices of the dialogue's boxes that the user points at; those of this question come first, so that of boxes
     which overlap much it is theirs that becomes a region"""
+    listed: tuple[int, ...] = ()
+    """of those, the ones of the first turn, which take part in the choice of regions"""
     asked: tuple[int, ...] = ()
     """of those, the ones of this question: [1], [2], ..."""
     looked_for: str | None = None
@@ -51,6 +53,16 @@ class Exchange:
     def user_boxes_cxcywh(self) -> Tensor:
         """(u, 4) the boxes that the user points at, earlier turns' included."""
         return self.boxes_cxcywh[list(self.user_boxes)]
+
+    @property
+    def listed_boxes_cxcywh(self) -> Tensor:
+        """(l, 4) the user's boxes of the first turn."""
+        return self.boxes_cxcywh[list(self.listed)]
+
+    @property
+    def added_boxes_cxcywh(self) -> Tensor:
+        """(u - l, 4) the user's boxes of later turns, in the order in which they came."""
+        return self.boxes_cxcywh[sorted(set(self.user_boxes) - set(self.listed))]
 
     @property
     def asked_boxes_cxcywh(self) -> Tensor:
@@ -102,7 +114,11 @@ def asking(
         raise InputError(f"history must be a list of earlier answers, oldest first, not {type(history).__name__}")
     check_switch(grounded, "grounded")
     boxes = _Boxes(size_px)
-    turns = [_past_turn(answer, boxes) for answer in history]
+    turns: list[Turn] = []
+    of_first = 0
+    for answer in history:
+        turns.append(_past_turn(answer, boxes))
+        of_first = len(boxes.of_user) if len(turns) == 1 else of_first
     room = max_regions - len(boxes.of_user)
     if room < 0:
         raise InputError(
@@ -117,6 +133,7 @@ def asking(
         dialogue=Dialogue(tuple(turns), tuple(boxes.cxcywh)),
         user_boxes=(*asked, *(box for box in boxes.of_user if box not in asked)),
         asked=asked,
+        listed=tuple(boxes.of_user[:of_first]) if turns[:-1] else asked,
     )
 
 

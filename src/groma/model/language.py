@@ -106,35 +106,55 @@ class LanguageModel(nn.Module):
         cap = getattr(config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
-    def layer_masks(self, visible: Tensor, position_ids: Tensor, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
+    @property
+    def has_windows(self) -> bool:
+        """Whether some layers see no further back than a window."""
+        config = self.base.config.get_text_config()
+        kinds = getattr(config, "layer_types", None)
+        return getattr(config, "sliding_window", None) is not None and (not kinds or SLIDING in kinds)
+
+    def check_maskable(self) -> None:
+        """See whether prompts of several lengths can be read together.
+
+        Raises:
+            InputError: the family has layers that no mask can keep from looking, such as convolutions.
+        """
+        config = self.base.config.get_text_config()
+        other = set(getattr(config, "layer_types", None) or ()) - {FULL, SLIDING}
+        if other:
+            raise InputError(
+                f"Prompts cannot share a batch for {config.model_type}: its layers of kind {', '.join(sorted(other))} "
+                "would see from one into another."
+            )
+
+    def layer_masks(
+        self, visible: Tensor, position_ids: Tensor, dtype: torch.dtype, *, key_positions: Tensor | None = None
+    ) -> Tensor | dict[str, Tensor]:
         """What the layers take as attention masks, for tokens that may not look at all that came before.
 
         Families whose layers see no further than a window cut it out of a two-dimensional mask, but leave a mask like
         this as it is; so the window is cut here, by position.
 
         Args:
-            visible: (B, 1, T, T) bool, true where a token (row) may look at another (column).
+            visible: (B, 1, T, K) bool, true where a token (row) may look at another (column).
             position_ids: (B, T).
             dtype: of the embeddings.
+            key_positions: (B, K) positions of what is looked at; None: the same tokens.
 
         Returns:
-            (B, 1, T, T) zeros and very negative numbers; a dictionary of two where the family's layers differ.
+            (B, 1, T, K) zeros and very negative numbers; a dictionary of two where the family's layers differ.
 
         Raises:
             InputError: the family has layers that no mask can keep from looking, such as convolutions.
         """
+        self.check_maskable()
         config = self.base.config.get_text_config()
         kinds = set(getattr(config, "layer_types", None) or ())
-        if kinds - {FULL, SLIDING}:
-            raise InputError(
-                f"Questions cannot be packed into one row for {config.model_type}: its layers of kind "
-                f"{', '.join(sorted(kinds - {FULL, SLIDING}))} would see from one into another."
-            )
-        window = getattr(config, "sliding_window", None)
-        if window is None or (kinds and SLIDING not in kinds):
+        if not self.has_windows:
             return _additive(visible, dtype)
-        distance = position_ids[:, :, None] - position_ids[:, None, :]
-        near = _additive(visible & (distance < window)[:, None], dtype)
+        keys = position_ids if key_positions is None else key_positions
+        distance = position_ids[:, :, None] - keys[:, None, :]
+        near = _additive(visible & (distance < config.sliding_window)[:, None], dtype)
         return {FULL: _additive(visible, dtype), SLIDING: near} if kinds else near
 
 

@@ -32,6 +32,10 @@ def objectness(proposals: Proposals, source_weights: Mapping[str, float]) -> Ten
     return torch.stack(factors).prod(dim=0)
 
 
+SAME_BOX_IOU = 0.99
+"""Boxes of the user that overlap more are one box given twice, rounding apart."""
+
+
 @torch.no_grad()
 def select_regions(
     proposals: Proposals,
@@ -91,6 +95,41 @@ def select_regions(
             )
         )
     return regions
+
+
+def add_regions(regions: Regions, boxes_cxcywh: Tensor, config: SelectionConfig) -> Regions:
+    """Give boxes of a later turn the next numbers; the regions that are there keep theirs.
+
+    Nothing is suppressed: a box that was drawn again a little smaller is the one that is asked about. Only a box that
+    the user gave before adds none.
+
+    Args:
+        regions: of one picture, without annotated boxes.
+        boxes_cxcywh: (n, 4) what the user points at.
+        config: the score of a user's box.
+
+    Returns:
+        R + n regions at most, which may be more than `max_regions`.
+    """
+    kept = regions.boxes_cxcywh[regions.from_user]
+    new: list[Tensor] = []
+    for box_cxcywh in boxes_cxcywh.to(kept).unbind():
+        others = torch.cat((kept, *(b[None] for b in new)))
+        overlaps = pairwise_iou(cxcywh_to_xyxy(box_cxcywh[None]), cxcywh_to_xyxy(others)).nan_to_num(nan=0.0)
+        if not (overlaps > SAME_BOX_IOU).any():
+            new.append(box_cxcywh)
+    if not new:
+        return regions
+    added, first = torch.stack(new), regions.num_proposals + regions.num_user
+    numbers = torch.arange(first, first + len(added), device=regions.candidate.device)
+    return Regions(
+        boxes_cxcywh=torch.cat((regions.boxes_cxcywh, added)),
+        scores=torch.cat((regions.scores, regions.scores.new_full((len(added),), config.user_score))),
+        candidate=torch.cat((regions.candidate, numbers)),
+        num_proposals=regions.num_proposals,
+        num_user=regions.num_user + len(added),
+        num_added=regions.num_added + len(added),
+    )
 
 
 def match_regions(boxes_cxcywh: Tensor, regions: Regions) -> Tensor:

@@ -71,9 +71,17 @@ class Regions:
     num_user: int
     """How many of the candidates are boxes the user gave."""
 
+    num_added: int = 0
+    """How many of the regions, the last ones, came in a later turn: they do not stand at the prompt's beginning."""
+
     def __len__(self) -> int:
         """R, the number of kept regions."""
         return self.boxes_cxcywh.shape[0]
+
+    @property
+    def num_listed(self) -> int:
+        """Regions that stand at the prompt's beginning."""
+        return len(self) - self.num_added
 
     @property
     def from_user(self) -> Tensor:

@@ -1,0 +1,330 @@
+"""The one generation path: answers that grow side by side, and join and leave between two steps.
+
+    add(key, prompt)  ->  prefill: the prompt is read, less what was read before (groma.inference.prefix)
+    step()            ->  one token of every answer
+    drop(key)             its place is free before the next step
+
+T prompt tokens, D width, V + A vocabulary.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from groma.inference.constraint import AnswerState
+from groma.inference.generate import Decoding, choose, region_probabilities
+from groma.inference.prefix import Kept, PrefixStore
+from groma.inference.row_cache import RowCache
+from groma.model.groma import GromaModel
+from groma.prompt.tokens import SpecialTokenIds
+
+MAX_PREFILL = 16_384
+"""Tokens that are read in one go, padding included, unless a single prompt is longer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prompt:
+    """What an answer begins with."""
+
+    embeddings: Tensor
+    """(T, D) input of the language model"""
+    token_ids: Tensor
+    """(T,) ids; those of image and region tokens stand for their embeddings"""
+    feature_index: Tensor
+    """(T,) -1 where the embedding is the id's own (groma.model.splice)"""
+    num_regions: int
+    """R: <r0> .. <rR-1> exist"""
+    decoding: Decoding
+    """how tokens are chosen"""
+    signature: Tensor | None = None
+    """(T,) int64 (groma.inference.prefix); None: nothing is kept of it"""
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Said:
+    """One token of an answer."""
+
+    token_id: int
+    region_probabilities: dict[int, float] | None = None
+    """if it names a region: region number -> probability, over the regions that exist, adding to 1"""
+    ended: bool
+    """whether it was the last: the answer's end, or its limit"""
+    logits: Tensor | None = None
+    """(V + A,) float32, before constraint and sampling; None where a back end does not tell"""
+
+
+class Backend(Protocol):
+    """What generates: the decoder below, or another engine (groma.engine.vllm_backend)."""
+
+    def add(self, key: int, prompt: Prompt) -> None:
+        """An answer that begins with the next step."""
+        ...
+
+    def step(self) -> dict[int, Said]:
+        """One token of every answer, by key; those that ended have left."""
+        ...
+
+    def drop(self, key: int) -> None:
+        """An answer that is no longer wanted; nothing happens if it has ended."""
+        ...
+
+    @property
+    def running(self) -> int:
+        """Answers that have not ended."""
+        ...
+
+    def close(self) -> None:
+        """Let everything go."""
+        ...
+
+
+@dataclass(slots=True)
+class _Row:
+    """One answer that is being said."""
+
+    key: int
+    prompt: Prompt
+    state: AnswerState
+    generator: torch.Generator
+    remaining: int
+    """tokens that it may still say"""
+    length: int = 0
+    """tokens that were read, which have keys and values"""
+    said: list[int] = field(default_factory=list[int])
+
+
+@dataclass(frozen=True, slots=True)
+class _Newcomer:
+    """An answer that begins."""
+
+    key: int
+    prompt: Prompt
+    kept: Kept | None
+    """what begins the same"""
+    known: int
+    """tokens of the prompt that need not be read again"""
+
+    @property
+    def new(self) -> int:
+        return len(self.prompt) - self.known
+
+
+class Decoder:
+    """The back end over the model itself. Greedy decoding does not depend on who else is there."""
+
+    def __init__(
+        self,
+        model: GromaModel,
+        *,
+        tokens: SpecialTokenIds,
+        stop_ids: frozenset[int] | None = None,
+        silent_ids: frozenset[int] = frozenset(),
+        prefixes: PrefixStore | None = None,
+    ) -> None:
+        """Without any answer yet.
+
+        Args:
+            model: in evaluation mode.
+            tokens: ids of the special tokens.
+            stop_ids: tokens that end an answer; None: the end token alone.
+            silent_ids: base tokens that are no text; a constrained answer has none.
+            prefixes: what was read before, to which every answer that ends is added; None: nothing is kept.
+
+        Raises:
+            InputError: the language model has layers of another kind than attention.
+        """
+        model.language.check_maskable()
+        self.language = model.language
+        self.tokens, self.silent_ids = tokens, silent_ids
+        self.stop_ids = stop_ids or frozenset({tokens.eos})
+        self.prefixes = prefixes
+        self.tokens_read = 0  # by the language model, in all answers
+        self._waiting: dict[int, Prompt] = {}
+        self._rows: list[_Row] = []
+        self._cache = RowCache()
+
+    @property
+    def running(self) -> int:
+        """Answers that have not ended."""
+        return len(self._rows) + len(self._waiting)
+
+    def add(self, key: int, prompt: Prompt) -> None:
+        """An answer that begins with the next step."""
+        self._waiting[key] = prompt
+
+    def drop(self, key: int) -> None:
+        """An answer that is no longer wanted; nothing happens if it has ended."""
+        self._waiting.pop(key, None)
+        for place, row in enumerate(self._rows):
+            if row.key == key:
+                self._leave(place)
+                return
+
+    def close(self) -> None:
+        """Drop all answers, and the memory they took."""
+        self._waiting.clear()
+        self._rows.clear()
+        self._cache = RowCache()
+
+    @torch.inference_mode()
+    def step(self) -> dict[int, Said]:
+        """One token of every answer, by key; those that ended have left."""
+        said = self._go_on() if self._rows else {}
+        for newcomers in _runs([self._recall(key, prompt) for key, prompt in self._waiting.items()]):
+            said |= self._begin(newcomers)
+        return said
+
+    # --- the language model ------------------------------------------------------------------------------------------
+
+    def _go_on(self) -> dict[int, Said]:
+        """Read what every answer said last."""
+        starts = [row.length for row in self._rows]
+        device = self._rows[0].prompt.embeddings.device
+        last = torch.tensor([[row.said[-1]] for row in self._rows], device=device)
+        hidden = self._read(0, self.language.embed(last), starts, [1] * len(starts))
+        for row in self._rows:
+            row.length += 1
+        return self._speak(self._rows, hidden)
+
+    def _recall(self, key: int, prompt: Prompt) -> "_Newcomer":
+        """What is known of a prompt."""
+        if self.prefixes is None or prompt.signature is None:
+            return _Newcomer(key, prompt, None, 0)
+        return _Newcomer(key, prompt, *self.prefixes.find(prompt.signature))
+
+    def _begin(self, newcomers: "Sequence[_Newcomer]") -> dict[int, Said]:
+        """Read the prompts of newcomers, less what is known of them."""
+        first = len(self._rows)
+        for place, one in enumerate(newcomers, start=first):
+            if one.kept is not None:
+                self._cache.load(place, one.kept.layers, one.known)
+        given = [one.prompt.embeddings[one.known :] for one in newcomers]
+        padded = torch.nn.utils.rnn.pad_sequence(given, batch_first=True)
+        hidden = self._read(first, padded, [one.known for one in newcomers], [one.new for one in newcomers])
+        for one in newcomers:
+            self._rows.append(self._row(one.key, one.prompt))
+            del self._waiting[one.key]
+        return self._speak(self._rows[first:], hidden)
+
+    def _row(self, key: int, prompt: Prompt) -> _Row:
+        return _Row(
+            key=key,
+            prompt=prompt,
+            state=AnswerState(self.tokens, prompt.num_regions, self.stop_ids, self.silent_ids),
+            generator=torch.Generator().manual_seed(prompt.decoding.seed),
+            remaining=prompt.decoding.max_new_tokens,
+            length=len(prompt),
+        )
+
+    def _read(self, first: int, embeddings: Tensor, starts: Sequence[int], new: Sequence[int]) -> Tensor:
+        """Run the language model on the rows from `first` on.
+
+        Args:
+            first: their first row.
+            embeddings: (b, q, D), padded on the right.
+            starts: tokens that each row has already.
+            new: tokens that each row gets, of the q.
+
+        Returns:
+            (b, D) what it makes of the last of these.
+        """
+        self._cache.aim(first, starts)
+        self.tokens_read += sum(new)
+        width = embeddings.shape[1]
+        begins = torch.tensor(starts, device=embeddings.device)
+        positions = begins[:, None] + torch.arange(width, device=embeddings.device)
+        hidden, _ = self.language(
+            embeddings,
+            attention_mask=self._mask(positions, starts, new, embeddings.dtype),
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        last = torch.tensor(new, device=hidden.device) - 1
+        return hidden[torch.arange(len(new), device=hidden.device), last]
+
+    def _mask(self, positions: Tensor, starts: Sequence[int], new: Sequence[int], dtype: torch.dtype) -> object:
+        """Each token sees its row up to itself; None where that is what attention does by itself."""
+        same = len(set(starts)) == 1
+        if same and not self.language.has_windows and (starts[0] == 0 or positions.shape[1] == 1):
+            return None
+        places = torch.arange(max(starts) + positions.shape[1], device=positions.device)
+        visible = (places <= positions[:, :, None])[:, None]
+        return self.language.layer_masks(visible, positions, dtype, key_positions=places[None].expand(len(starts), -1))
+
+    # --- answers -----------------------------------------------------------------------------------------------------
+
+    def _speak(self, rows: Sequence[_Row], hidden: Tensor) -> dict[int, Said]:
+        """(b, D) -> what each row says next; rows that ended leave."""
+        logits = self.language.logits(hidden)
+        likeliest: list[int] = logits.argmax(dim=-1).numpy(force=True).tolist()
+        rows, said = list(rows), dict[int, Said]()
+        for place, row in enumerate(rows):
+            token = choose(
+                logits[place], likeliest[place], row.state, row.remaining, row.prompt.decoding, row.generator
+            )
+            row.remaining -= 1
+            ended = token in self.stop_ids or row.remaining == 0
+            said[row.key] = Said(
+                token_id=token,
+                region_probabilities=region_probabilities(token, logits[place], row.state),
+                ended=ended,
+                logits=logits[place],
+            )
+            row.state = row.state.after(token)
+            row.said.append(token)
+        for row in [row for row in rows if said[row.key].ended]:
+            self._leave(next(place for place, other in enumerate(self._rows) if other is row))
+        return said
+
+    def _leave(self, place: int) -> None:
+        """Keep what a row has read and give its place to the last one."""
+        row, last = self._rows[place], self._rows[-1]
+        if self.prefixes is not None and row.prompt.signature is not None:
+            self._keep(place, row, self.prefixes)
+        if last is not row:
+            self._cache.move(len(self._rows) - 1, place, last.length)
+            self._rows[place] = last
+        self._rows.pop()
+
+    def _keep(self, place: int, row: _Row, prefixes: PrefixStore) -> None:
+        """The last token of an answer is said, but never read: it is not kept."""
+        assert row.prompt.signature is not None
+        read = row.length - len(row.prompt)
+        known = torch.cat((row.prompt.signature, torch.tensor(row.said[:read], dtype=torch.int64)))
+        prefixes.keep(Kept(known, self._cache.save(place, row.length)))
+
+
+def _runs(newcomers: Iterable[_Newcomer]) -> Iterator[list[_Newcomer]]:
+    """Newcomers that are read together: of similar length, as the shorter are padded, and not too many."""
+    run: list[_Newcomer] = []
+    for one in sorted(newcomers, key=lambda one: -one.new):
+        if run and (one.new < run[0].new // 2 or run[0].new * (len(run) + 1) > MAX_PREFILL):
+            yield run
+            run = []
+        run.append(one)
+    if run:
+        yield run
+
+
+def decode(backend: Backend, prompts: Sequence[Prompt]) -> Iterator[dict[int, Said]]:
+    """Begin an answer to each prompt and go on until all have ended.
+
+    Args:
+        backend: without any other answer.
+        prompts: B prompts.
+
+    Yields:
+        Step by step what those say that have not ended, by number of the prompt. Who stops early has to `close` the
+        back end.
+    """
+    for number, prompt in enumerate(prompts):
+        backend.add(number, prompt)
+    while backend.running:
+        yield backend.step()
