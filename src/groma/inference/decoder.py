@@ -55,6 +55,8 @@ class Said:
     """if it names a region: region number -> probability, over the regions that exist, adding to 1"""
     ended: bool
     """whether it was the last: the answer's end, or its limit"""
+    cached_tokens: int = 0
+    """with an answer's first token: how many of its prompt had been read before"""
     logits: Tensor | None = None
     """(V + A,) float32, before constraint and sampling; None where a back end does not tell"""
 
@@ -96,6 +98,8 @@ class _Row:
     """tokens that it may still say"""
     length: int = 0
     """tokens that were read, which have keys and values"""
+    known: int = 0
+    """tokens of the prompt that had been read before"""
     said: list[int] = field(default_factory=list[int])
 
 
@@ -158,6 +162,7 @@ class Decoder:
         """An answer that begins with the next step."""
         self._waiting[key] = prompt
 
+    @torch.inference_mode()
     def drop(self, key: int) -> None:
         """An answer that is no longer wanted; nothing happens if it has ended."""
         self._waiting.pop(key, None)
@@ -208,11 +213,11 @@ class Decoder:
         padded = torch.nn.utils.rnn.pad_sequence(given, batch_first=True)
         hidden = self._read(first, padded, [one.known for one in newcomers], [one.new for one in newcomers])
         for one in newcomers:
-            self._rows.append(self._row(one.key, one.prompt))
+            self._rows.append(self._row(one.key, one.prompt, one.known))
             del self._waiting[one.key]
         return self._speak(self._rows[first:], hidden)
 
-    def _row(self, key: int, prompt: Prompt) -> _Row:
+    def _row(self, key: int, prompt: Prompt, known: int) -> _Row:
         return _Row(
             key=key,
             prompt=prompt,
@@ -220,6 +225,7 @@ class Decoder:
             generator=torch.Generator().manual_seed(prompt.decoding.seed),
             remaining=prompt.decoding.max_new_tokens,
             length=len(prompt),
+            known=known,
         )
 
     def _read(self, first: int, embeddings: Tensor, starts: Sequence[int], new: Sequence[int]) -> Tensor:
@@ -275,6 +281,7 @@ class Decoder:
                 token_id=token,
                 region_probabilities=region_probabilities(token, logits[place], row.state),
                 ended=ended,
+                cached_tokens=0 if row.said else row.known,
                 logits=logits[place],
             )
             row.state = row.state.after(token)

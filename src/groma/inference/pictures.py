@@ -36,7 +36,7 @@ class Seen:
     """the picture as it is seen, RGB; None: it was not kept"""
     number: int = field(default_factory=lambda: next(_NUMBERS))
     """another one for every picture that is seen"""
-    choices: "dict[tuple[Any, ...], VisualTokens]" = field(default_factory=dict[Any, Any], repr=False)
+    choices: "dict[bytes, VisualTokens]" = field(default_factory=dict[Any, Any], repr=False)
     """boxes that a conversation began with -> the regions that were chosen, the latest last"""
 
     @property
@@ -50,7 +50,7 @@ class Seen:
             raise InputError("the picture was not kept, only what the model made of it: give the picture itself")
         return self.original
 
-    def remember(self, boxes: tuple[Any, ...], visual: "VisualTokens", *, limit: int) -> None:
+    def remember(self, boxes: bytes, visual: "VisualTokens", *, limit: int) -> None:
         """Remember a choice of regions, and forget the oldest beyond `limit`."""
         self.choices[boxes] = visual
         while len(self.choices) > limit:

@@ -20,6 +20,10 @@ _MIX = (0x9E3779B97F4A7C15 - (1 << 64), 0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049
 """Odd numbers with their bits well spread, as signed 64-bit numbers (golden ratio, and SplitMix64's two)."""
 
 
+QUANTA = 1 << 16
+"""Steps of a side in which boxes are told apart: far less than a pixel."""
+
+
 def signature(prompt: Spliced, *, picture: int, num_image_tokens: int, boxes_cxcywh: Tensor) -> Tensor:
     """What each token of a prompt is, as one number: two prompts read the same as long as their numbers are the same.
 
@@ -32,14 +36,22 @@ def signature(prompt: Spliced, *, picture: int, num_image_tokens: int, boxes_cxc
     Returns:
         (T,) int64 on the CPU: a word's id; below 0 for what a picture shows.
     """
-    bits = boxes_cxcywh.float().cpu().contiguous().view(torch.int32).long()
-    regions = torch.full((len(bits),), picture + 1)
-    for column in bits.T:
+    places = quantized(boxes_cxcywh)
+    regions = torch.full((len(places),), picture + 1)
+    for column in places.T:
         regions = _mixed(regions ^ (column + _MIX[0]))
     image = _mixed((torch.arange(num_image_tokens) << 32) + picture + 1)
     shown = torch.cat((image, regions)) | torch.iinfo(torch.int64).min  # the sign tells them from words
     index = prompt.feature_index.cpu()
     return torch.where(index == WORD, prompt.ids.cpu(), shown[index.clamp(min=0)])
+
+
+def quantized(boxes_cxcywh: Tensor) -> Tensor:
+    """(n, 4) -> (n, 4) int64 on the CPU: the same for boxes that only differ by rounding.
+
+    An earlier answer's boxes come back in pixels, and are not what they were to the last bit.
+    """
+    return (boxes_cxcywh.double().cpu() * QUANTA).round().long()
 
 
 def _mixed(numbers: Tensor) -> Tensor:
@@ -66,11 +78,12 @@ class Kept:
 class PrefixStore:
     """Conversations by how they begin, the least recently used forgotten first."""
 
-    def __init__(self, max_bytes: int | None = None, max_entries: int = 256) -> None:
+    def __init__(self, max_bytes: int | None = None, max_entries: int = 1024) -> None:
         """Keep so much at most; None: no limit of bytes."""
         self.max_bytes, self.max_entries = max_bytes, max_entries
         self.num_bytes = 0
         self._kept: OrderedDict[int, Kept] = OrderedDict()
+        self._of_picture: dict[int, list[int]] = {}
         self._numbers = count()
 
     def __len__(self) -> int:
@@ -81,37 +94,45 @@ class PrefixStore:
 
         At most T - 1, as the last one says what comes next.
         """
-        best, best_number, most = None, -1, 0
-        for number, kept in self._kept.items():
-            shared = min(_shared(kept.signature, signature), len(signature) - 1)
+        best, most = -1, 0
+        for number in self._of_picture.get(_picture(signature), ()):
+            shared = min(_shared(self._kept[number].signature, signature), len(signature) - 1)
             if shared > most:
-                best, best_number, most = kept, number, shared
-        if best is not None:
-            self._kept.move_to_end(best_number)
-        return best, most
+                best, most = number, shared
+        if best < 0:
+            return None, 0
+        self._kept.move_to_end(best)
+        return self._kept[best], most
 
     def keep(self, kept: Kept) -> None:
         """Keep a conversation; it takes the place of those that it continues."""
-        size = kept.num_bytes
+        size, picture = kept.num_bytes, _picture(kept.signature)
         if self.max_bytes is not None and size > self.max_bytes:
             return
-        for number, other in list(self._kept.items()):
-            if len(other.signature) <= len(kept.signature) and _shared(other.signature, kept.signature) == len(
-                other.signature
-            ):
+        for number in list(self._of_picture.get(picture, ())):
+            other = self._kept[number].signature
+            if len(other) <= len(kept.signature) and _shared(other, kept.signature) == len(other):
                 self._forget(number)
-        self._kept[next(self._numbers)] = kept
+        number = next(self._numbers)
+        self._kept[number] = kept
+        self._of_picture.setdefault(picture, []).append(number)
         self.num_bytes += size
         while len(self._kept) > self.max_entries or (self.max_bytes is not None and self.num_bytes > self.max_bytes):
             self._forget(next(iter(self._kept)))
 
-    def clear(self) -> None:
-        """Forget all."""
-        self._kept.clear()
-        self.num_bytes = 0
-
     def _forget(self, number: int) -> None:
-        self.num_bytes -= self._kept.pop(number).num_bytes
+        kept = self._kept.pop(number)
+        self.num_bytes -= kept.num_bytes
+        picture = _picture(kept.signature)
+        self._of_picture[picture].remove(number)
+        if not self._of_picture[picture]:
+            del self._of_picture[picture]
+
+
+def _picture(signature: Tensor) -> int:
+    """What tells prompts about one picture from those about another: its first token; 0 without a picture."""
+    shown = (signature < 0).nonzero()
+    return int(signature[shown[0]]) if len(shown) else 0
 
 
 def _shared(one: Tensor, other: Tensor) -> int:

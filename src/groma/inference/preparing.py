@@ -19,7 +19,7 @@ from groma.errors import InputError
 from groma.inference.decoder import Prompt
 from groma.inference.generate import Decoding
 from groma.inference.pictures import Seen
-from groma.inference.prefix import signature
+from groma.inference.prefix import quantized, signature
 from groma.inference.request import BoxesMergedWarning
 from groma.inference.result import GroundedAnswer, Region
 from groma.inference.transcript import Transcript
@@ -121,8 +121,7 @@ class Preparer:
     @torch.inference_mode()
     def without_boxes(self, seen: Seen) -> VisualTokens:
         """A picture's tokens for a conversation that points at nothing."""
-        device = seen.tokens.image.device
-        return self._listed([seen], [torch.zeros(0, 4, device=device)])[0]
+        return self._listed([seen], [torch.zeros(0, 4)])[0]
 
     # --- regions -----------------------------------------------------------------------------------------------------
 
@@ -137,19 +136,23 @@ class Preparer:
 
     def _listed(self, pictures: Sequence[Seen], boxes_cxcywh: Sequence[Tensor]) -> list[VisualTokens]:
         """With the regions that stand at the beginning, each choice worked out once for a picture."""
-        wanted = [(seen, tuple(to_tuples(boxes))) for seen, boxes in zip(pictures, boxes_cxcywh, strict=True)]
-        new = {(seen.number, key): (seen, key) for seen, key in wanted if key not in seen.choices}
+        keys = [quantized(boxes).numpy(force=True).tobytes() for boxes in boxes_cxcywh]
+        wanted = [(seen, key) for seen, key in zip(pictures, keys, strict=True)]
+        new = {
+            (seen.number, key): (seen, key, boxes)
+            for (seen, key), boxes in zip(wanted, boxes_cxcywh, strict=True)
+            if key not in seen.choices
+        }
         chosen = {(seen.number, key): seen.choices[key] for seen, key in wanted if key in seen.choices}
         if new:
-            seen = list({one.number: one for one, _ in new.values()}.values())
+            seen = list({one.number: one for one, _, _ in new.values()}.values())
             numbers = {one.number: place for place, one in enumerate(seen)}
-            device = seen[0].tokens.image.device
             fresh = self.model.tokenize(
                 PictureTokens.join([one.tokens for one in seen]),
-                numbers=[numbers[one.number] for one, _ in new.values()],
-                user_boxes_cxcywh=[torch.tensor(key, device=device).reshape(-1, 4) for _, key in new.values()],
+                numbers=[numbers[one.number] for one, _, _ in new.values()],
+                user_boxes_cxcywh=[boxes for _, _, boxes in new.values()],
             )
-            for (one, key), visual in zip(new.values(), fresh, strict=True):
+            for (one, key, _), visual in zip(new.values(), fresh, strict=True):
                 one.remember(key, visual, limit=REMEMBERED)
                 chosen[one.number, key] = visual
         return [chosen[one.number, key] for one, key in wanted]

@@ -24,7 +24,8 @@ class Transcript:
         """Start an answer to `question` about a picture with these regions."""
         self._tokenizer, self._stop_ids = tokenizer, stop_ids
         self._parser = IncrementalParser(tokenizer, stop_ids=stop_ids)
-        self._question, self._regions, self._size, self._grounded = question, regions, image_size_px, grounded
+        self.regions = regions
+        self._question, self._size, self._grounded = question, image_size_px, grounded
         self._token_ids: list[int] = []
         self._probabilities: list[dict[int, float] | None] = []
 
@@ -43,8 +44,8 @@ class Transcript:
         parsed = parse(self._token_ids, self._tokenizer, stop_ids=self._stop_ids)
         return GroundedAnswer(
             text=parsed.text,
-            entities=tuple(self._entity(phrase) for phrase in parsed.phrases if phrase.regions),
-            regions=self._regions,
+            entities=tuple(self.entity(phrase) for phrase in parsed.phrases if phrase.regions),
+            regions=self.regions,
             finish_reason="stop" if parsed.finished else reason,
             raw_text=parsed.raw_text,
             image_size_px=self._size,
@@ -52,7 +53,8 @@ class Transcript:
             grounded=self._grounded,
         )
 
-    def _entity(self, phrase: ParsedPhrase) -> Entity:
+    def entity(self, phrase: ParsedPhrase) -> Entity:
+        """A phrase with its regions and how sure the model was of them."""
         named = zip(phrase.regions, phrase.token_positions, strict=True)
         scores = tuple((self._probabilities[position] or {}).get(region, 0.0) for region, position in named)
         return Entity(
