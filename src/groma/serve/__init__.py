@@ -1,0 +1,1 @@
+"""HTTP: what OpenAI's clients speak, plain addresses for boxes, and the page."""

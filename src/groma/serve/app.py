@@ -1,0 +1,207 @@
+"""The application: addresses, their description, the page."""
+
+import warnings
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.staticfiles import StaticFiles
+
+from groma.errors import GromaError
+from groma.inference.request import BoxClippedWarning, BoxesMergedWarning
+from groma.serve import boxes, completions
+from groma.serve.bodies import ChatBody, DescribeBody, LocateBody, RegionsBody
+from groma.serve.errors import HttpError, as_http, error_response
+from groma.serve.guards import App, Guards
+from groma.serve.service import Service
+
+PAGE = Path(__file__).parent / "page"
+
+EXAMPLES = {
+    "scene.png": "Describe the image in detail.",
+    "owl.jpg": "Where is the owl?",
+    "frogs.jpg": "Locate all frogs in this image.",
+}
+"""Pictures of the page -> what can be asked about them."""
+
+BODIES = {"/v1/chat/completions": ChatBody, "/locate": LocateBody, "/describe": DescribeBody, "/regions": RegionsBody}
+"""Addresses -> what they are sent."""
+
+HEADS = {
+    "/v1/chat/completions": ("Ask", "Ask about pictures, in OpenAI's form, with regions and grounding."),
+    "/locate": ("Locate", "Boxes of a phrase."),
+    "/describe": ("Describe", "What is in these boxes, one answer each."),
+    "/regions": ("Regions", "What the proposer found, best first."),
+}
+"""Addresses -> name and sentence of their description."""
+
+
+def build_app(service: Service) -> App:
+    """Everything, guarded."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # what is said about boxes is told by the reply; in many threads a warning's filters would get mixed up
+        for kind in (BoxClippedWarning, BoxesMergedWarning):
+            warnings.simplefilter("ignore", kind)
+        service.load()
+        yield
+        service.close()
+
+    app = FastAPI(
+        title="Groma",
+        version=version("groma"),
+        description="A grounded assistant: point at regions of a picture, get phrases tied to boxes.",
+        lifespan=lifespan,
+        docs_url=None,  # the usual pages of FastAPI load scripts from elsewhere
+        redoc_url=None,
+    )
+    _add_questions(app, service)
+    _add_state(app, service)
+    _add_page(app, service)
+    app.add_exception_handler(GromaError, _tell)
+    app.add_exception_handler(HTTPException, _tell_http)
+    app.add_exception_handler(Exception, _tell_nothing)
+    app.openapi = lambda: _described(app)
+    guarded: Any = app
+    if service.settings.cors_origins:
+        guarded = CORSMiddleware(
+            app,
+            allow_origins=list(service.settings.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+            expose_headers=["Retry-After", "X-Request-Id"],
+        )
+    return Guards(guarded, service.settings)
+
+
+def _add_questions(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/chat/completions")
+    async def chat_completions(request: Request) -> Response:
+        return await completions.complete(request, service)
+
+    @app.post("/locate")
+    async def locate(request: Request) -> Response:
+        return await boxes.locate(request, service)
+
+    @app.post("/describe")
+    async def describe(request: Request) -> Response:
+        return await boxes.describe(request, service)
+
+    @app.post("/regions")
+    async def regions(request: Request) -> Response:
+        return await boxes.regions(request, service)
+
+
+def _add_state(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/models", summary="The model")
+    async def models() -> dict[str, Any]:
+        model = {"id": service.model_name, "object": "model", "created": 0, "owned_by": "groma"}
+        return {"object": "list", "data": [model]}
+
+    @app.get("/v1/models/{name:path}", summary="The model by its name")
+    async def model(name: str) -> dict[str, Any]:
+        if name != service.model_name:
+            raise HttpError(404, f"there is no model of that name: it is {service.model_name}")
+        return {"id": name, "object": "model", "created": 0, "owned_by": "groma"}
+
+    @app.get("/health", summary="Whether questions are answered")
+    async def health() -> Response:
+        ready = service.state == "ready"
+        return JSONResponse({"status": service.state}, status_code=200 if ready else 503)
+
+    @app.get("/metrics", summary="Figures for Prometheus")
+    async def metrics() -> Response:
+        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _add_page(app: FastAPI, service: Service) -> None:
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return FileResponse(PAGE / "docs.html", headers={"Cache-Control": "no-cache"})
+
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def icon() -> Response:
+        return FileResponse(PAGE / "icon.svg", media_type="image/svg+xml")
+
+    @app.get("/page/config.json", include_in_schema=False)
+    async def config() -> dict[str, Any]:
+        ready = service.state == "ready"
+        return {
+            "model": service.model_name,
+            "key_needed": bool(service.settings.api_keys),
+            "max_upload_bytes": service.settings.max_picture_bytes,
+            "max_regions": service.engine.assistant.max_regions if ready else 100,
+            "examples": [
+                {"name": name, "url": f"page/examples/{name}", "question": question}
+                for name, question in EXAMPLES.items()
+            ],
+        }
+
+    app.mount("/page", StaticFiles(directory=PAGE), name="page")
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+async def _tell(_: Request, error: Exception) -> Response:
+    assert isinstance(error, GromaError)
+    return error_response(error)
+
+
+async def _tell_http(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    texts = {404: "there is nothing at this address", 405: "this address takes another method"}
+    told = HttpError(error.status_code, texts.get(error.status_code, "the request cannot be used"))
+    return error_response(HttpError(told.status, str(told), headers=dict(error.headers or {})))
+
+
+async def _tell_nothing(_: Request, error: Exception) -> Response:
+    """Whatever else breaks: the log has it, the client does not."""
+    return error_response(as_http(GromaError(str(error))))
+
+
+# --- the description -------------------------------------------------------------------------------------------------
+
+
+def _described(app: FastAPI) -> dict[str, Any]:
+    """OpenAPI: bodies are read by hand (groma.serve.reading), so they are added here."""
+    from fastapi.openapi.utils import get_openapi
+
+    described = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    _, schemas = models_json_schema(
+        [(kind, "validation") for kind in BODIES.values()], ref_template="#/components/schemas/{model}"
+    )
+    described.setdefault("components", {}).setdefault("schemas", {}).update(schemas.get("$defs", {}))
+    for path, kind in BODIES.items():
+        post = described["paths"][path]["post"]
+        post["summary"], post["description"] = HEADS[path]
+        content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{kind.__name__}"}}}
+        post["requestBody"] = {"required": True, "content": content}
+        post["responses"] = {
+            "200": {"description": "The answer"},
+            **{
+                str(status): {"description": text}
+                for status, text in (
+                    (400, "What was sent cannot be used"),
+                    (401, "A key is needed"),
+                    (413, "Too large"),
+                    (429, "Too many wait: come again after Retry-After seconds"),
+                    (503, "Starting or stopping"),
+                    (504, "It took too long"),
+                )
+            },
+        }
+    return described

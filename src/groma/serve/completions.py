@@ -1,0 +1,144 @@
+"""`POST /v1/chat/completions`, streaming or not."""
+
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from groma.engine.ticket import Answered, Event
+from groma.errors import GromaError
+from groma.inference.generate import Decoding
+from groma.inference.result import Entity
+from groma.prompt.parse import TextDelta
+from groma.serve.bodies import ChatBody
+from groma.serve.chat import (
+    BETWEEN,
+    Chat,
+    content_of,
+    decoding_of,
+    entity_dict,
+    finish_reason,
+    heading,
+    jobs_of,
+    read_chat,
+    usage_dict,
+)
+from groma.serve.errors import as_http, error_body
+from groma.serve.reading import read_json
+from groma.serve.service import Service, Waiting
+
+
+async def complete(request: Request, service: Service) -> Response:
+    """Answer a conversation's last question.
+
+    Raises:
+        GromaError: it cannot be answered.
+    """
+    engine = service.engine
+    body = await read_json(request, ChatBody)
+    chat = read_chat(body, service.settings)
+    jobs = await jobs_of(
+        chat,
+        engine,
+        service.pictures,
+        decoding=decoding_of(body, Decoding()),
+        client=request.state.client,
+        streams=body.stream,
+    )
+    reply = _Reply(service.model_name, chat)
+    if not body.stream:
+        answers = await service.run(jobs, request)
+        request.state.logged = usage_dict(answers)
+        return JSONResponse(reply.whole(answers))
+    waiting = Waiting(engine)
+    try:
+        for job in jobs:
+            waiting.submit(job)
+        include_usage = body.stream_options is not None and body.stream_options.include_usage
+        stream = reply.stream(waiting, len(jobs), include_usage=include_usage)
+        first = await anext(stream)  # what is wrong with the question is told by the status, before anything is sent
+    except BaseException:
+        waiting.give_up()
+        raise
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    return StreamingResponse(_told(first, stream, waiting), media_type="text/event-stream", headers=headers)
+
+
+async def _told(first: str, stream: AsyncIterator[str], waiting: Waiting) -> AsyncIterator[str]:
+    """The events of a stream; what goes wrong on the way is its last."""
+    try:
+        yield first
+        async for event in stream:
+            yield event
+    except GromaError as error:
+        yield _event(error_body(as_http(error)))
+    finally:
+        waiting.give_up()
+
+
+def _event(values: dict[str, Any]) -> str:
+    return f"data: {json.dumps(values, ensure_ascii=False, separators=(',', ':'))}\n\n"
+
+
+class _Reply:
+    """One reply, in OpenAI's form."""
+
+    def __init__(self, model: str, chat: Chat) -> None:
+        self.id = f"chatcmpl-{uuid.uuid4().hex[:24]}"
+        self.created, self.model, self.chat = int(time.time()), model, chat
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+    def _grounding(self, answers: list[Answered]) -> tuple[str, dict[str, Any]]:
+        content, grounding = content_of(answers)
+        if self.chat.warnings:
+            grounding["warnings"] = list(self.chat.warnings)
+        return content, grounding
+
+    def whole(self, answers: list[Answered]) -> dict[str, Any]:
+        """Everything at once."""
+        content, grounding = self._grounding(answers)
+        message = {"role": "assistant", "content": content, "refusal": None, "grounding": grounding}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason(answers)}
+        return {**self._head("chat.completion"), "choices": [choice], "usage": usage_dict(answers)}
+
+    def _chunk(self, delta: dict[str, Any], reason: str | None = None) -> str:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+        return _event({**self._head("chat.completion.chunk"), "choices": [choice]})
+
+    async def stream(self, waiting: Waiting, count: int, *, include_usage: bool) -> AsyncIterator[str]:
+        """Chunk by chunk; the answers about several pictures one after the other."""
+        answers: list[Answered] = []
+        length = 0
+        for number in range(count):
+            opening = (BETWEEN if number else "") + heading(number, count)
+            begun = False
+            length += len(opening)
+            async for event in waiting.events(number):
+                if not begun:
+                    begun = True
+                    role = {} if number else {"role": "assistant"}
+                    yield self._chunk({**role, "content": opening})
+                if isinstance(event, Answered):
+                    answers.append(event)
+                    length += len(event.answer.text) if event.answer is not None else 0
+                else:
+                    yield self._chunk(_delta(event, number, length))
+        _, grounding = self._grounding(answers)
+        yield self._chunk({"grounding": grounding}, finish_reason(answers))
+        if include_usage:
+            yield _event({**self._head("chat.completion.chunk"), "choices": [], "usage": usage_dict(answers)})
+        yield "data: [DONE]\n\n"
+
+
+def _delta(event: Event, image: int, offset: int) -> dict[str, Any]:
+    """Text, or a phrase whose regions have just been named."""
+    if isinstance(event, TextDelta):
+        return {"content": event.text}
+    assert isinstance(event, Entity)
+    return {"content": "", "entities": [entity_dict(event, image, offset)]}

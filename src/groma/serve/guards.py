@@ -1,0 +1,182 @@
+"""What stands before every request: known host, known origin, a key, a body that is neither too large nor too slow.
+
+Plain ASGI, so that nothing is read before it may be.
+"""
+
+import asyncio
+import json
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+
+from groma.serve.errors import HttpError, error_response
+from groma.serve.settings import ServeSettings, is_key
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+LOG = logging.getLogger("groma.serve")
+
+OPEN_PATHS = ("/health", "/", "/docs", "/openapi.json", "/favicon.ico")
+OPEN_PREFIX = "/page/"
+"""What is told without a key: nothing that a model made."""
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+class Guards:
+    """Wraps the application."""
+
+    def __init__(self, app: App, settings: ServeSettings) -> None:
+        """Guard `app`."""
+        self.app, self.settings = app, settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request = _Watched(scope, send)
+        scope.setdefault("state", {})["request_id"] = request.id
+        try:
+            client = self._checked(scope)
+            scope["state"]["client"] = client
+            await self.app(scope, _Body(receive, self.settings).receive, request.send)
+        except HttpError as error:
+            if not request.started:
+                await error_response(error)(scope, receive, request.send)
+        finally:
+            request.log()
+
+    def _checked(self, scope: Scope) -> str:
+        """Who asks, for those who may.
+
+        Raises:
+            HttpError: they may not.
+        """
+        headers = Headers(scope=scope)
+        hosts = self.settings.hosts
+        host = headers.get("host", "")
+        name = (urlsplit(f"//{host}").hostname or "") if _is_plain(host) else ""
+        if "*" not in hosts and name.lower() not in hosts:
+            # a web page whose name was made to point at this machine would come in by the loopback address
+            raise HttpError(403, "the host by which this server was called is not known: name it with --trusted-host")
+        origin = headers.get("origin")
+        if origin is not None and not self._is_known(origin, host):
+            raise HttpError(403, "web pages of other origins may not call: allow them with --cors-origin")
+        length = headers.get("content-length")
+        if length is not None and length.isdigit() and int(length) > self.settings.max_body_bytes:
+            raise _too_large(self.settings)
+        return self._client(scope, headers)
+
+    def _is_known(self, origin: str, host: str) -> bool:
+        if origin in self.settings.cors_origins:
+            return True
+        return _is_plain(origin) and urlsplit(origin).netloc.lower() == host.lower()
+
+    def _client(self, scope: Scope, headers: Headers) -> str:
+        """A name for who asks, by key or else by address."""
+        peer = scope.get("client")
+        address = peer[0] if peer else "local"
+        if not self.settings.api_keys:
+            return str(address)
+        path = scope["path"]
+        kind, _, key = headers.get("authorization", "").partition(" ")
+        if kind.lower() == "bearer" and is_key(key.strip(), self.settings.api_keys):
+            return f"key:{uuid.uuid5(uuid.NAMESPACE_OID, key.strip()).hex[:8]}"
+        if path in OPEN_PATHS or path.startswith(OPEN_PREFIX) or scope["method"] == "OPTIONS":
+            return str(address)
+        raise HttpError(401, "a key is needed: send Authorization: Bearer KEY", headers={"WWW-Authenticate": "Bearer"})
+
+
+def _is_plain(text: str) -> bool:
+    """Without what urlsplit chokes on."""
+    try:
+        urlsplit(f"//{text}" if "//" not in text else text).port  # noqa: B018
+    except ValueError:
+        return False
+    return True
+
+
+def _too_large(settings: ServeSettings) -> HttpError:
+    return HttpError(413, f"the request has more than {settings.max_body_bytes:,} bytes")
+
+
+class _Body:
+    """What comes in, counted and timed."""
+
+    def __init__(self, receive: Receive, settings: ServeSettings) -> None:
+        self._receive, self._settings = receive, settings
+        self._deadline = time.monotonic() + settings.upload_time_s
+        self._size = 0
+        self._whole = False
+
+    async def receive(self) -> Message:
+        """The next message."""
+        if self._whole:  # what is awaited now is that the client goes away
+            return await self._receive()
+        try:
+            message = await asyncio.wait_for(self._receive(), max(0.0, self._deadline - time.monotonic()))
+        except TimeoutError:
+            text = f"the request did not arrive within {self._settings.upload_time_s:g} s"
+            raise HttpError(408, text, headers={"Connection": "close"}) from None
+        if message["type"] == "http.request":
+            self._size += len(message.get("body", b""))
+            if self._size > self._settings.max_body_bytes:
+                raise _too_large(self._settings)
+            self._whole = not message.get("more_body", False)
+        return message
+
+
+class _Watched:
+    """What goes out: headers are added, and how it went is logged, without any content."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.scope, self._send = scope, send
+        self.id = uuid.uuid4().hex[:12]
+        self.started = False
+        self.status = 0
+        self._began = time.monotonic()
+
+    async def send(self, message: Message) -> None:
+        """The next message."""
+        if message["type"] == "http.response.start":
+            self.started, self.status = True, message["status"]
+            headers = MutableHeaders(raw=message["headers"])
+            for name, value in SECURITY_HEADERS.items():
+                headers.setdefault(name, value)
+            headers.setdefault("Cache-Control", "no-store")
+            headers["X-Request-Id"] = self.id
+        await self._send(message)
+
+    def log(self) -> None:
+        """One line."""
+        seconds = round(time.monotonic() - self._began, 4)
+        known = self.scope.get("state", {}).get("logged", {})
+        entry = {
+            "request": self.id,
+            "client": self.scope.get("state", {}).get("client"),
+            "method": self.scope["method"],
+            "path": self.scope["path"][:200],
+            "status": self.status or 499,
+            "seconds": seconds,
+            **known,
+        }
+        LOG.info(json.dumps(entry))
