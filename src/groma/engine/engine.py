@@ -168,6 +168,12 @@ class Engine(AbstractContextManager["Engine"]):
         return self._thread.is_alive() and self._stopping is None
 
     @property
+    def default_decoding(self) -> Decoding:
+        """How tokens are chosen where nothing is said; an answer may take half of a small model's context at most."""
+        context = getattr(self.assistant.model.config.language, "max_position_embeddings", None) or 1 << 30
+        return Decoding(max_new_tokens=max(1, min(Decoding().max_new_tokens, context // 2)))
+
+    @property
     def waiting(self) -> int:
         """Questions in the queue."""
         return len(self._queue)
@@ -208,7 +214,7 @@ class Engine(AbstractContextManager["Engine"]):
             grounded=grounded,
             history=history,
         )
-        return Job(picture=picture, exchange=exchange, decoding=check_decoding(decoding))
+        return Job(picture=picture, exchange=exchange, decoding=check_decoding(decoding or self.default_decoding))
 
     def submit(self, job: Job, listener: Callable[[Event], None] | None = None) -> Ticket:
         """Ask.

@@ -23,7 +23,8 @@ async def locate(request: Request, service: Service) -> Response:
         GromaError: it cannot be answered.
     """
     body, picture = await read_with_picture(request, LocateBody, service.pictures, service.engine)
-    job = Job(picture=picture, exchange=locating(body.phrase, all=body.all))
+    exchange = locating(body.phrase, all=body.all)
+    job = Job(picture=picture, exchange=exchange, decoding=service.engine.default_decoding)
     (answer,) = await _answered(request, service, [job])
     return JSONResponse(located(answer, body.phrase.strip(), all=body.all).to_dict())
 

@@ -16,7 +16,7 @@ from groma.engine.pictures import Picture
 from groma.engine.ticket import Answered, Job
 from groma.errors import InputError
 from groma.inference.generate import Decoding
-from groma.inference.request import check_boxes_xyxy_px
+from groma.inference.request import OVERHANG_PX, check_boxes_xyxy_px
 from groma.inference.result import Entity, GroundedAnswer, Region
 from groma.serve.bodies import AssistantMessage, ChatBody, ImagePart, SystemMessage, TextPart, UserMessage
 from groma.serve.errors import HttpError
@@ -254,6 +254,20 @@ def content_of(answers: Sequence[Answered]) -> tuple[str, dict[str, Any]]:
         regions += [region_dict(region, number) for region in answer.regions]
     grounded = any(answered.answer is not None and answered.answer.grounded for answered in answers)
     return content, {"grounded": grounded, "images": images, "entities": entities, "regions": regions}
+
+
+def warnings_of(chat: Chat, answers: Sequence[Answered]) -> list[str]:
+    """What the client should know about the question's boxes, one sentence each."""
+    told = list(chat.warnings)
+    for answered in answers:
+        for region in answered.regions:
+            first, *others = region.numbers or (0,)
+            told += [f"boxes [{first}] and [{n}] overlap so much that they are one region" for n in others]
+            given = chat.turns[-1].regions[first - 1] if first else list(region.box_xyxy_px)
+            moved = max(abs(a - b) for a, b in zip(given, region.box_xyxy_px, strict=True))
+            if not others and moved > 2 * OVERHANG_PX:
+                told.append(f"box [{first}] reaches beyond the picture and was clipped to it")
+    return told
 
 
 def finish_reason(answers: Sequence[Answered]) -> str:

@@ -11,7 +11,6 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from groma.engine.ticket import Answered, Event
 from groma.errors import GromaError
-from groma.inference.generate import Decoding
 from groma.inference.result import Entity
 from groma.prompt.parse import TextDelta
 from groma.serve.bodies import ChatBody
@@ -26,6 +25,7 @@ from groma.serve.chat import (
     jobs_of,
     read_chat,
     usage_dict,
+    warnings_of,
 )
 from groma.serve.errors import as_http, error_body
 from groma.serve.reading import read_json
@@ -45,7 +45,7 @@ async def complete(request: Request, service: Service) -> Response:
         chat,
         engine,
         service.pictures,
-        decoding=decoding_of(body, Decoding()),
+        decoding=decoding_of(body, engine.default_decoding),
         client=request.state.client,
         streams=body.stream,
     )
@@ -96,8 +96,8 @@ class _Reply:
 
     def _grounding(self, answers: list[Answered]) -> tuple[str, dict[str, Any]]:
         content, grounding = content_of(answers)
-        if self.chat.warnings:
-            grounding["warnings"] = list(self.chat.warnings)
+        if told := warnings_of(self.chat, answers):
+            grounding["warnings"] = told
         return content, grounding
 
     def whole(self, answers: list[Answered]) -> dict[str, Any]:

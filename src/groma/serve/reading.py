@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from groma.engine.engine import Engine
@@ -75,8 +75,8 @@ async def read_with_picture(
 async def _read_form(request: Request, kind: type[B], pictures: PictureInput, engine: Engine) -> tuple[B, Picture]:
     try:
         form = await request.form(max_files=1, max_fields=20, max_part_size=1 << 16)
-    except MultiPartException as error:
-        raise HttpError(400, f"the form cannot be read: {error.message}") from None
+    except HTTPException as error:
+        raise HttpError(400, f"the form cannot be read: {error.detail}") from None
     try:
         upload = form.get("image")
         if not isinstance(upload, UploadFile):
