@@ -22,7 +22,9 @@ def one_thread():
 @pytest.fixture(scope="session")
 def assistant() -> Groma:
     groma = small_groma(seed=1)
-    groma.model.config.selection.score_threshold = 0.72  # few regions, so that numbers are left for boxes of later turns
+    groma.model.config.selection.score_threshold = (
+        0.72  # few regions, so that numbers are left for boxes of later turns
+    )
     return groma
 
 

@@ -1,6 +1,7 @@
 """A real server on a free port of this machine, with a small random model, for tests that attack it."""
 
 import base64
+import contextlib
 import io
 import json
 import socket
@@ -11,13 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from PIL import Image
 
 from groma.engine.engine import Engine, EngineSettings
+from groma.serve import run
 from groma.serve.metrics import Metrics
-from groma.serve.run import listen, serve
 from groma.serve.service import Service
 from groma.serve.settings import ServeSettings
 from small_models import picture, small_groma
@@ -129,9 +131,9 @@ def running(
 
     chosen = ServeSettings(**{"port": 0, "drain_time_s": 5.0} | settings)
     service = Service(chosen, make_engine or make, model_name="small")
-    sock = listen(chosen)
+    sock = run.listen(chosen)
     server = Server(service, sock.getsockname()[1])
-    thread = threading.Thread(target=serve, args=(service, sock), name="test-server", daemon=True)
+    thread = threading.Thread(target=_serve, args=(service, sock), name="test-server", daemon=True)
     thread.start()
     try:
         wait_for(lambda: server.ask("GET", "/health").status == 200 or make_engine is not None)
@@ -140,6 +142,12 @@ def running(
         service.on_failure()  # what stops it: signals reach the main thread alone
         thread.join(LIMIT_S)
         assert not thread.is_alive(), "the server does not stop"
+
+
+def _serve(service: Service, sock: socket.socket) -> None:
+    # signals reach the main thread alone
+    with patch.object(run._Server, "capture_signals", lambda _: contextlib.nullcontext()):
+        run.serve(service, sock)
 
 
 def wait_for(true: Callable[[], bool], seconds: float = LIMIT_S) -> None:

@@ -14,7 +14,12 @@ from groma.cli.output import note
 from groma.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from groma.engine.engine import Engine
+    from groma.inference.assistant import Groma
+    from groma.inference.decoder import Backend
+    from groma.inference.prefix import PrefixStore
     from groma.serve.metrics import Metrics
     from groma.serve.settings import ServeSettings
 
@@ -74,6 +79,8 @@ class Serve:
     remote_pictures: Switch = False
     """Fetch pictures from https addresses, of public hosts only."""
     limits: Annotated[Limits, tyro.conf.arg(name="")] = field(default_factory=Limits)
+    vllm: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Let vLLM speak, with the language model that `groma export-language` wrote to this folder."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Which logs are written, one JSON object a line, to standard error."""
     placement: Annotated[Placement, tyro.conf.arg(name="")] = field(default_factory=Placement)
@@ -135,7 +142,23 @@ class Serve:
             prefix_cache_bytes=limits.prefix_cache_mib * MIB,
             max_pixels=int(limits.max_megapixels * 1e6),
         )
-        return Engine(self.placement.load(self.model), settings, observer=metrics)
+        assistant = self.placement.load(self.model)
+        return Engine(assistant, settings, backend=self._backend(assistant), observer=metrics)
+
+    def _backend(self, assistant: "Groma") -> "Callable[[PrefixStore], Backend] | None":
+        """What generates; None: the model itself."""
+        if self.vllm is None:
+            return None
+        from groma.engine.vllm_backend import VLLMBackend
+
+        backend = VLLMBackend(
+            self.vllm,
+            tokens=assistant.tokenizer.special,
+            stop_ids=assistant.stop_ids,
+            silent_ids=assistant.silent_ids,
+            options={"max_num_seqs": self.limits.max_batch},
+        )
+        return lambda _: backend  # vLLM keeps prefixes by itself
 
 
 def read_keys(file: Path | None) -> tuple[str, ...]:

@@ -363,8 +363,12 @@ class Engine(AbstractContextManager["Engine"]):
         seen = self._see([ticket.job.picture for ticket in joining])
         pairs = zip(joining, seen, strict=True)
         for ticket, prepared in self._prepared([pair for pair in pairs if not self._looked_only(*pair)]):
+            try:
+                self._backend.add(ticket.number, prepared.prompt)
+            except GromaError as error:  # this prompt is not taken; what runs goes on
+                self._broke([ticket], error)
+                continue
             self._running[ticket.number] = _Running(ticket, prepared)
-            self._backend.add(ticket.number, prepared.prompt)
 
     def _looked_only(self, ticket: Ticket, seen: Seen) -> bool:
         """Answer at once where only regions are asked for."""
@@ -421,7 +425,7 @@ class Engine(AbstractContextManager["Engine"]):
         began, count = time.monotonic(), len(self._running)
         said = self._backend.step()
         self._observer.stepped(count, time.monotonic() - began)
-        for number, one in said.items():
+        for number, one in said.items():  # a back end may say nothing of some yet
             self._said(self._running[number], one)
 
     def _said(self, running: _Running, said: Said) -> None:

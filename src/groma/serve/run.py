@@ -1,16 +1,19 @@
 """Runs a server until it is told to stop; then running questions are answered first."""
 
 import asyncio
+import contextlib
 import json
 import logging
+import signal
 import socket
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from groma.errors import GromaError, InputError
+from groma.errors import InputError
 from groma.serve.app import build_app
 from groma.serve.service import Service
 from groma.serve.settings import ServeSettings
@@ -41,7 +44,7 @@ def serve(service: Service, sock: socket.socket) -> None:
     """Answer until SIGTERM or Ctrl-C.
 
     Raises:
-        GromaError: the model could not be loaded.
+        Exception: the model could not be loaded.
     """
     settings = service.settings
     config = uvicorn.Config(
@@ -57,17 +60,33 @@ def serve(service: Service, sock: socket.socket) -> None:
         timeout_graceful_shutdown=max(1, round(settings.drain_time_s)),
         h11_max_incomplete_event_size=1 << 16,
     )
-    server = uvicorn.Server(config)
-
-    def stop() -> None:
-        server.should_exit = True
-
-    service.on_failure = stop
+    server = _Server(config)
+    service.on_failure = server.stop
     asyncio.run(server.serve(sockets=[sock]))
-    if isinstance(service.failure, GromaError):
-        raise service.failure
     if service.failure is not None:
         raise service.failure
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, that ends with status 0 when it was told to stop; uvicorn's own ends by the signal."""
+
+    def stop(self) -> None:
+        """Finish what runs; told a second time: at once."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """SIGTERM and Ctrl-C stop it."""
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGTERM, signal.SIGINT)
+        for number in signals:
+            loop.add_signal_handler(number, self.stop)
+        try:
+            yield
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
 
 
 def _patient(seconds: float) -> type[H11Protocol]:
