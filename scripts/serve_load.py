@@ -11,7 +11,6 @@ import base64
 import io
 import json
 import multiprocessing
-import os
 import re
 import subprocess
 import sys
@@ -162,11 +161,9 @@ def told(sent: list[Sent]) -> dict[str, Any]:
 
 def start(options: Options) -> tuple[subprocess.Popen[str], int]:
     """A server of its own on a free port."""
-    environment = dict(os.environ)
-    if options.threads is not None:
-        environment["OMP_NUM_THREADS"] = str(options.threads)
     command = [sys.executable, "-m", "groma.cli", "serve", options.model, "--port", "0", "--log-level", "warning"]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    command += [] if options.threads is None else ["--threads", str(options.threads)]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
     found = None
     while found is None:

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -162,6 +162,23 @@ def read_json_object(path: Path, *, error: type[GromaError] = InputError) -> dic
     if not isinstance(found, dict):
         raise error(f"{path} holds a {type(found).__name__}; expected a JSON object.")
     return found
+
+
+def check_same_run(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Compare what defines the run in a folder with what is asked for, both as JSON values.
+
+    Raises:
+        InputError: They differ; says in what.
+    """
+    other = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+    if other:
+        told = "; ".join(f"{key} is {_short(wanted.get(key))}, there {_short(found.get(key))}" for key in other)
+        raise InputError(f"{folder} holds another run: {told}. Give a new folder.")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 120 else text[:117] + "..."
 
 
 def sha256(path: Path) -> str:

@@ -1,6 +1,6 @@
 """What strangers send: each hostile request gets its error, and the server is as well afterwards as before."""
 
-import http.client
+import contextlib
 import io
 import json
 import os
@@ -9,13 +9,14 @@ import socket
 import struct
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException, HTTPResponse
 from typing import Any
 
 import pytest
-from hostile_requests import (
-    CATEGORIES,
+from hostile_http import (
     CHAT,
     CLOSED,
     DESCRIBE,
@@ -26,17 +27,13 @@ from hostile_requests import (
     MAX_PICTURE_BYTES,
     MAX_PIXELS,
     REGIONS,
-    TYPED,
     Case,
-    again,
-    assistant,
     case,
-    entity,
     form,
     http,
-    past,
-    png,
 )
+from hostile_pictures import png
+from hostile_requests import CATEGORIES, TYPED, again, assistant, entity, past
 from hostile_server import GOOD_URL, Server, chat, data_url, file_of, good_png, read_to_end, running, user, wait_for
 from PIL import Image
 
@@ -44,15 +41,23 @@ from groma.engine.engine import Engine, EngineSettings
 from groma.inference.assistant import Groma
 from groma.inference.preparing import Request
 from groma.inference.turns import locating
+from groma.serve import reading
+from groma.serve.bodies import ChatBody
+from groma.serve.errors import HttpError
 from small_models import small_groma
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::groma.inference.request.BoxClippedWarning"),
+    pytest.mark.filterwarnings("ignore::groma.inference.request.BoxesMergedWarning"),
+]
 
 UPLOAD_S = 1.0
 ANSWER_S = 10.0
 """Seconds after which a reply to one request counts as a hang."""
 
 LEAK = re.compile(
-    r"Traceback|File \"|/work/|/usr/|/root/|/home/|site-packages|\.py\b|0x[0-9a-f]{6,}|<_io|object at|<class|NoneType|"
-    r"\b[A-Z][a-z]+(?:[A-Z][a-z]+)+\b|\w+(?:Error|Exception|Warning)\b|groma\.\w|pydantic|starlette|numpy|torch"
+    r"Traceback|File \"|/work/|/usr/|/root/|/home/|site-packages|\.py\b|\b0x[0-9a-f]{6,}|<_io|object at|<class|NoneType|"
+    r"\b(?!PostScript)[A-Z][a-z]+(?:[A-Z][a-z]+)+\b|\w+(?:Error|Exception|Warning)\b|groma\.\w|pydantic|starlette|numpy|torch"
 )
 """What tells of the inside: paths, modules, classes."""
 
@@ -93,7 +98,7 @@ def parsed(raw: bytes) -> tuple[int, dict[str, str], bytes]:
         def makefile(self, *_: Any, **__: Any) -> io.BytesIO:
             return io.BytesIO(raw)
 
-    reply = http.client.HTTPResponse(Said())  # pyright: ignore[reportArgumentType]
+    reply = HTTPResponse(Said())  # pyright: ignore[reportArgumentType]
     reply.begin()
     return reply.status, {name.lower(): value for name, value in reply.getheaders()}, reply.read()
 
@@ -123,7 +128,7 @@ def judge(one: Case, raw: bytes) -> str | None:
         return None if CLOSED in one.statuses else "closed without a word"
     try:
         status, headers, body = parsed(raw)
-    except (http.client.HTTPException, ValueError) as error:
+    except (HTTPException, ValueError) as error:
         return f"no HTTP: {error!r}"
     if status not in one.statuses:
         return f"status {status}, expected {sorted(one.statuses)}: {body[:200]!r}"
@@ -183,6 +188,8 @@ def test_hostile_requests(server, before, category):
 
 # --- those that broke something ---------------------------------------------------------------------------------------
 
+INFLATES = zlib.compress(bytes(20_000_000), 9)
+
 # DEFECTS: each of these fails until what is said beside it is mended
 FOUND = {
     "host": [  # H1: urlsplit raises in Guards._checked; 500 in plain text
@@ -209,13 +216,21 @@ FOUND = {
     + [
         case("entity of text", http("POST", CHAT, past("x")), 400),
         case("pictures of text", http("POST", CHAT, past(images=["x"])), 400),
-        case("part of text", http("POST", CHAT, chat({"role": "user", "content": [{"type": "image_url", "image_url": 1}]}))),
+        case("body of 500 lists", http("POST", CHAT, b"[" * 500 + b"]" * 500)),
     ],
     "long": [  # H4: what is wrong is told again in full length
         case("phrase", http("POST", CHAT, past(entity("a" * 5000, 0, 1))), 400),
         case("span", http("POST", CHAT, past(entity("b", 0, 5000), content="a" * 6000)), 400),
         case("max_tokens", http("POST", CHAT, chat(max_tokens=10**4000)), 400),
         case("box", http("POST", CHAT, past(entity(end=10**4000))), 400),
+    ],
+    "words": [  # H14: Pillow's own words are told
+        case(name.decode(), http("POST", REGIONS, {"image": data_url(png(2, 2, (name, b"a\x00\x00" + INFLATES)))}), 400)
+        for name in (b"zTXt", b"iCCP")
+    ],
+    "data": [  # H15: asked for as a data URL in any case, but read in small letters alone
+        case(scheme, http("POST", REGIONS, {"image": GOOD_URL.replace("data:", scheme)}), 200)
+        for scheme in ("DATA:", "Data:")
     ],
     "redirect": [  # H5: a slash too much is answered with a redirect to the name that the client gave
         case(path, http("POST", path, {}), 404, 405) for path in (LOCATE + "/", CHAT + "/", "/health/", "/page")
@@ -247,25 +262,25 @@ def test_a_question_that_cannot_be_drawn_does_not_end_the_others(server, options
     assert status in (200, 400)
 
 
-# DEFECT H8: fails because every error of a list is kept, and they hold the interpreter: 1 MB of them takes seconds, the
-# 28 MB that are taken by default minutes and 12 GB
+# DEFECT H8: fails because every error of a list is kept, and a name is compared letter by letter; all that time the
+# interpreter is held. A megabyte takes seconds, the 28 that are taken by default minutes and 12 GB
 @pytest.mark.parametrize(
-    "body",
+    "values",
     [
-        b'{"messages":[' + b",".join([b"1"] * 400_000) + b"]}",
-        b'{"messages":[{"role":"user","content":[' + b",".join([b"1"] * 400_000) + b"]}]}",
-        b'{"messages":[{"role":"user","content":"x"}],"modalities":[' + b",".join([b"1"] * 400_000) + b"]}",
-        b'{"messages":[{"role":"user","content":"x"}],"response_format":{' + many + b"}}"
-        if (many := b",".join(b'"%d":"x"' % number for number in range(80_000)))
-        else b"",
-        b'{"' + b"messages" * 300_000 + b'":1}',
+        {"messages": [1] * 400_000},
+        {"messages": [{"role": "user", "content": [1] * 400_000}]},
+        {"messages": [again()], "modalities": [1] * 400_000},
+        {"messages": [again()], "response_format": {str(number): "x" for number in range(80_000)}},
+        {"messages": [again()], "logit_bias": {str(number): "x" for number in range(80_000)}},
+        {"messages" * 300_000: 1},
     ],
-    ids=["messages", "parts", "modalities", "format", "name"],
+    ids=["messages", "parts", "modalities", "format", "bias", "name"],
 )
-def test_many_errors_cost_little(server, body):
+def test_many_errors_cost_little(values):
     began = time.monotonic()
-    check(server, [case("many", http("POST", CHAT, body), 400)])
-    assert time.monotonic() - began < 1.0
+    with pytest.raises(HttpError):
+        reading.check(values, ChatBody)
+    assert time.monotonic() - began < 0.15
 
 
 def slowest_health(server: Server, sent: bytes) -> tuple[float, float]:
@@ -402,10 +417,8 @@ def test_who_does_not_read_is_not_waited_for(server):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         sock.settimeout(0.5)
         sock.connect(("127.0.0.1", server.port))
-        try:
+        with contextlib.suppress(TimeoutError):
             sock.sendall(asked)
-        except TimeoutError:
-            pass
         wait_for(lambda: len(open_connections(server)) <= held, 4 * UPLOAD_S)
 
 
@@ -462,9 +475,7 @@ def test_garbage_behind_a_request_is_no_second_one(server):
     for junk in (
         b"\x00" * 50,
         b"{}" * 50 + b"\r\n\r\n",
-        b"GET",
         b"GET /x\r\n\r\n",
-        b"\xff" * 5000,
         b"\r\n\r\n\r\nx\r\n\r\n",
     ):
         raw = server.raw(first + junk, timeout_s=ANSWER_S)
@@ -474,9 +485,9 @@ def test_garbage_behind_a_request_is_no_second_one(server):
 
 
 def test_a_body_that_is_longer_than_announced_is_not_read_as_a_request(server):
-    smuggled = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    smuggled = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
     sent = http("POST", "/nothing", b"{}" + smuggled, [("Connection", "keep-alive"), ("Content-Length", "2")])
-    replies = re.findall(rb"HTTP/1\.1 (\d+)", server.raw(sent, timeout_s=3 * UPLOAD_S + 20))
+    replies = re.findall(rb"HTTP/1\.1 (\d+)", server.raw(sent, timeout_s=ANSWER_S))
     assert replies == [b"404", b"401"]  # two requests on one connection, and the second has no key of its own
 
 

@@ -18,9 +18,11 @@ from groma.cli.boundary import guarded
 from groma.cli.curate import Curate
 from groma.cli.data import Data
 from groma.cli.evaluate import Evaluate
-from groma.cli.models import Convert, Export, Info, Init
+from groma.cli.label import Label
+from groma.cli.models import Convert, Export, ExportLanguage, Info, Init
 from groma.cli.output import version_line, write_line
 from groma.cli.pictures import Ask, Describe, Locate, Regions
+from groma.cli.serve import Serve
 from groma.cli.train import Train, run_training
 
 COMMANDS = (
@@ -31,11 +33,14 @@ COMMANDS = (
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Data, tyro.conf.subcommand("data")]
     | Annotated[Curate, tyro.conf.subcommand("curate")]
+    | Annotated[Serve, tyro.conf.subcommand("serve")]
+    | Annotated[Label, tyro.conf.subcommand("label")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Init, tyro.conf.subcommand("init")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[ExportLanguage, tyro.conf.subcommand("export-language")]
     | Annotated[Info, tyro.conf.subcommand("info")]
 )
 """Every command; the class says what it takes, its `run` does it."""

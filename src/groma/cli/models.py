@@ -1,10 +1,10 @@
-"""Commands about checkpoints: convert, init, export, info."""
+"""Commands about checkpoints: convert, init, export, export-language, info."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -105,6 +105,41 @@ class Export:
         made = combine(self.checkpoints)
         with _written(self.out):
             save(made, self.out)
+        _tell_written(self.out, as_json=self.json)
+        return 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportLanguage:
+    """Write a model's language model as a plain checkpoint of transformers, which vLLM and others can run."""
+
+    checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
+    """A model that comes with the package, a checkpoint folder or a hub name."""
+    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
+    """The folder to make."""
+    dtype: Literal["stored", "float32", "bfloat16", "float16"] = "stored"
+    """Type to store the weights in; stored: as in the checkpoint."""
+    max_shard_size: Annotated[str, tyro.conf.arg(metavar="SIZE")] = "5GB"
+    """A file of weights is at most this large."""
+    json: Switch = False
+    """Print one JSON value and nothing else."""
+
+    def run(self) -> int:
+        """Export."""
+        _check_folder(self.out)
+        from groma.convert.export import export_language
+        from groma.pretrained import DTYPES
+
+        groma = Placement(device="cpu", dtype="stored").load(self.checkpoint)
+        with _written(self.out):
+            export_language(
+                groma.model,
+                groma.tokenizer,
+                self.out,
+                source=Path(self.checkpoint).name if Path(self.checkpoint).is_dir() else self.checkpoint,
+                dtype=DTYPES.get(self.dtype),
+                max_shard_size=self.max_shard_size,
+            )
         _tell_written(self.out, as_json=self.json)
         return 0
 

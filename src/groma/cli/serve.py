@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from groma.cli.arguments import Switch
+from groma.cli.arguments import Switch, check_count
 from groma.cli.loading import DEFAULT_MODEL, Placement
 from groma.cli.output import note
 from groma.errors import InputError, MissingExtraError
@@ -79,6 +79,8 @@ class Serve:
     remote_pictures: Switch = False
     """Fetch pictures from https addresses, of public hosts only."""
     limits: Annotated[Limits, tyro.conf.arg(name="")] = field(default_factory=Limits)
+    threads: int | None = None
+    """Cores for the model on a CPU. None: all but one, which is left for the rest of the server."""
     vllm: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Let vLLM speak, with the language model that `groma export-language` wrote to this folder."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -87,6 +89,8 @@ class Serve:
 
     def run(self) -> int:
         """Serve until told to stop."""
+        if self.threads is not None:
+            check_count(self.threads, "--threads")
         missing = [name for name in NEEDED if find_spec(name) is None]
         if missing:
             raise MissingExtraError(f"groma serve needs {', '.join(missing)}: pip install 'groma[serve]'")
@@ -132,6 +136,8 @@ class Serve:
 
     def _engine(self, metrics: "Metrics") -> "Engine":
         """Load the model; in the server's own thread for it."""
+        import torch
+
         from groma.engine.engine import Engine, EngineSettings
 
         limits = self.limits
@@ -142,6 +148,7 @@ class Serve:
             prefix_cache_bytes=limits.prefix_cache_mib * MIB,
             max_pixels=int(limits.max_megapixels * 1e6),
         )
+        torch.set_num_threads(self.threads or max(1, (os.cpu_count() or 1) - 1))
         assistant = self.placement.load(self.model)
         return Engine(assistant, settings, backend=self._backend(assistant), observer=metrics)
 

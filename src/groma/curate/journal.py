@@ -134,6 +134,14 @@ class Journal:
             ) from error
 
 
+def whole_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a journal that another process may be writing; what has no end yet is left out."""
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield line
+
+
 def _sync_folder(folder: Path) -> None:
     """Push the folder's entry of a new file to the disk."""
     if os.name == "posix":

@@ -11,13 +11,13 @@ What is measured on them and drawn is in the same folder (groma.evaluate.report)
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from groma.curate.journal import Journal
+from groma.curate.journal import Journal, whole_lines
 from groma.errors import InputError
-from groma.storage import atomic_file, json_text, read_json_object, write_json
+from groma.storage import atomic_file, check_same_run, json_text, read_json_object, write_json
 
 RUN, ANSWERS, PARTS = "run.json", "answers.jsonl", "parts"
 
@@ -40,7 +40,7 @@ class RunFolder:
         self._file = folder / PARTS / f"answers-{rank}.jsonl"
         wanted = json.loads(json_text(dict(identity), what="the run"))
         if (folder / RUN).is_file():
-            _check_same(folder, read_json_object(folder / RUN), wanted)
+            check_same_run(folder, read_json_object(folder / RUN), wanted)
         elif folder.exists() and any(p.name != RUN and not p.name.startswith(".") for p in folder.iterdir()):
             raise InputError(f"{folder} holds something else than a benchmark's run: give a new folder.")
         self._identity = wanted
@@ -65,7 +65,7 @@ class RunFolder:
             return {row["case"]: row["record"] for row in rows}
         found: dict[int, dict[str, Any]] = {}
         for file in sorted((self.folder / PARTS).glob("answers-*.jsonl")):
-            for line in _whole_lines(file):
+            for line in whole_lines(file):
                 found |= {int(number): record for number, record in json.loads(line).items()}
         return found
 
@@ -87,22 +87,3 @@ class RunFolder:
             for number, record in enumerate(records):
                 file.write(json_text({"case": number, "record": record}, what="an answer") + "\n")
         shutil.rmtree(self.folder / PARTS, ignore_errors=True)
-
-
-def _check_same(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    other = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
-    if other:
-        told = "; ".join(f"{key} is {_short(wanted.get(key))}, there {_short(found.get(key))}" for key in other)
-        raise InputError(f"{folder} holds another run: {told}. Give a new folder.")
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 120 else text[:117] + "..."
-
-
-def _whole_lines(file: Path) -> Iterator[bytes]:
-    with file.open("rb") as stream:
-        for line in stream:
-            if line.endswith(b"\n"):
-                yield line

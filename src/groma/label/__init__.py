@@ -1,0 +1,1 @@
+"""Labelling many pictures: a folder, lists or shards in; JSONL, COCO or Parquet out; resumable, on many processes."""
