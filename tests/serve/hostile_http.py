@@ -208,7 +208,7 @@ def headers() -> Iterator[Case]:
 
     hosts = [
         "elsewhere.test", "127.0.0.1.elsewhere.test", "localhost.elsewhere.test", "127.0.0.2", "[::2]", "elsewhere.test:8000",
-        "", " ", ":", ":80", "127.0.0.1:x", "127.0.0.1:99999", "127.0.0.1:-1", "[::1", "::1]", "[", "]", "[]", "%31", "\xe4",
+        "", " ", ":", ":80", "[::1", "::1]", "[", "]", "[]", "%31", "\xe4",
         "127.0.0.1,elsewhere.test", "127.0.0.1 elsewhere.test", "localhost.", "0x7f.1", "a" * 5000, "\u00b2", "http://127.0.0.1",
     ]  # fmt: skip
     for host in hosts:

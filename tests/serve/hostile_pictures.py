@@ -186,6 +186,8 @@ def odd_but_fine() -> Iterator[Case]:
         "animated GIF": frames("GIF", duration=10, loop=0),
         "animated PNG": frames("PNG"),
         "pages of a TIFF": frames("TIFF"),
+        "icon": file_of(base, "ICO"),
+        "icon of bitmaps": file_of(base, "ICO", bitmap_format="bmp"),
         "progressive": file_of(base, "JPEG", progressive=True),
         "with a comment": file_of(base, "JPEG", comment=b"</script>" * 1000),
         "with a profile of noise": file_of(base, "JPEG", icc_profile=b"\xff" * 5000),
@@ -195,7 +197,7 @@ def odd_but_fine() -> Iterator[Case]:
     for number, content in enumerate(exif):
         pictures[f"EXIF {number}"] = file_of(base, "JPEG", exif=content)
     for name, content in pictures.items():
-        yield look(name, content, 200)
+        yield look(name, content, 200, *([400] if "icon" in name else []))  # icons may be refused
     greys = Image.fromarray(np.array([[0.0, np.nan], [np.inf, -1e30]], dtype=np.float32))
     yield look("greys that are no numbers", file_of(greys, "TIFF"))
     yield look("negative greys", file_of(Image.fromarray(np.array([[-5, 70_000]], dtype=np.int32)), "TIFF"))

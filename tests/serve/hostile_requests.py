@@ -71,7 +71,7 @@ WRONG: dict[str, list[Any]] = {
     "presence_penalty": [1, -1, float("nan"), "x"],
     "frequency_penalty": [0.1, 1e308, "x", []],
     "logit_bias": [{"1": 1}, {"1": "x"}, 1, "x", [1]],
-    "tools": [[{}], [1], 1, "x", {}],
+    "tools": [[{}], [1], 1, "x"],
     "tool_choice": ["required", 1, {"type": "function"}],
     "parallel_tool_calls": [2, "maybe", []],
     "response_format": [{"type": "json_object"}, {"type": "json_schema", "json_schema": {}}, 1, "x", {"x": "text"}],

@@ -38,9 +38,9 @@ from hostile_server import GOOD_URL, Server, chat, data_url, file_of, good_png, 
 from PIL import Image
 
 from groma.engine.engine import Engine, EngineSettings
-from groma.inference.assistant import Groma
+from groma.inference.generate import Decoding
 from groma.inference.preparing import Request
-from groma.inference.turns import locating
+from groma.inference.turns import Exchange, locating
 from groma.serve import reading
 from groma.serve.bodies import ChatBody
 from groma.serve.errors import HttpError
@@ -56,8 +56,9 @@ ANSWER_S = 10.0
 """Seconds after which a reply to one request counts as a hang."""
 
 LEAK = re.compile(
-    r"Traceback|File \"|/work/|/usr/|/root/|/home/|site-packages|\.py\b|\b0x[0-9a-f]{6,}|<_io|object at|<class|NoneType|"
-    r"\b(?!PostScript)[A-Z][a-z]+(?:[A-Z][a-z]+)+\b|\w+(?:Error|Exception|Warning)\b|groma\.\w|pydantic|starlette|numpy|torch"
+    r"Traceback|File \"|/work/|/usr/|/root/|/home/|site-packages|\.py\b|\b0x[0-9a-f]{6,}|<_io|object at|<class|"
+    r"NoneType|\b(?!PostScript)[A-Z][a-z]+(?:[A-Z][a-z]+)+\b|\w+(?:Error|Exception|Warning)\b|"
+    r"groma\.\w|pydantic|starlette|numpy|torch"
 )
 """What tells of the inside: paths, modules, classes."""
 
@@ -327,13 +328,30 @@ def test_what_is_far_too_long_holds_nobody_up(server, body):
     assert seconds < 2.0
 
 
-# DEFECT H10: fails because Pillow's reader of icons decodes while it opens, before the pixels are counted
-def test_the_pixels_of_an_icon_are_counted_before_it_is_decoded(server):
-    content = png(9000, 9000, (b"IDAT", b""), bits=1, colour=0)  # nothing in it: decoding it tells that it is cut off
-    icon = struct.pack("<HHH", 0, 1, 1) + struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(content), 22) + content
+# DEFECT H16: fails, as Python has codecs whose time grows with the square of the text, and forms are read in the event loop
+def test_a_form_with_a_slow_codec_holds_nobody_up(server):
+    field = ('form-data; name="min_objectness"', b"-" + b"a" * 60_000)
+    kind = "multipart/form-data; boundary=limit; charset=punycode"
+    _, health = slowest_health(server, form(FILE, *[field] * 19, kind=kind))
+    assert health < 0.7, f"/health took {health:.1f} s"
+
+
+HUGE = struct.pack(">IIBBBBB", 9000, 9000, 1, 0, 0, 0, 0)
+DIB = struct.pack("<IiiHHIIiiII", 40, 9000, 18_000, 1, 1, 0, 0, 0, 0, 0, 0) + bytes(8)
+
+
+# DEFECT H10: fails because Pillow's reader of icons decodes while it opens, before the pixels are counted; there is
+# nothing in these, so that decoding them tells that they are cut off
+@pytest.mark.parametrize(
+    "content",
+    [png(9000, 9000, (b"IDAT", b""), bits=1, colour=0), png(1, 1, (b"IHDR", HUGE), (b"IDAT", b"")), DIB],
+    ids=["PNG", "PNG with two heads", "DIB"],
+)
+def test_the_pixels_of_an_icon_are_counted_before_it_is_decoded(server, content):
+    icon = struct.pack("<HHH", 0, 1, 1) + struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 1, len(content), 22) + content
     status, _, body = parsed(server.raw(http("POST", REGIONS, {"image": data_url(icon)})))
     assert status == 400
-    assert b"9000x9000" in body, body
+    assert b"9000x9000" in body or b"icon" in body, body  # counted, or refused as it is
 
 
 # --- slow and impatient clients --------------------------------------------------------------------------------------
@@ -511,33 +529,40 @@ def test_a_full_queue_says_so_and_empties(server, before):
 # --- text stays text -------------------------------------------------------------------------------------------------
 
 
+class Reader:
+    """A model that nobody else asks: what a prompt's special ids are."""
+
+    def __init__(self) -> None:
+        self.groma = small_groma()
+        self.engine = Engine(self.groma)
+        self.picture = self.engine.picture(good_png())
+        assert self.picture.pixels is not None
+        (self.seen,) = self.groma.see_pixels(self.picture.pixels[None], [self.picture.size_px])
+
+    def ids(self, exchange: Exchange | None) -> list[int]:
+        """The ids that no text has."""
+        assert exchange is not None
+        (prepared,) = self.groma.prepare([Request(self.seen, exchange, Decoding(max_new_tokens=8))])
+        special = self.groma.tokenizer.special
+        control = {number for number in (special.bos, special.eos, special.unk) if number is not None}
+        read: list[int] = prepared.prompt.token_ids.tolist()
+        return [number for number in read if number >= special.base_vocab_size or number in control]
+
+    def asked(self, text: str, regions: list[list[float]] | None) -> list[int]:
+        return self.ids(self.engine.question(self.picture, text, regions).exchange)
+
+
 @pytest.fixture(scope="module")
-def idle_groma() -> Groma:
-    return small_groma()
-
-
-def special_ids(groma: Groma, exchange: Any, job: Any) -> list[int]:
-    """The ids of a prompt that no text has."""
-    seen = groma.see_pixels(job.picture.pixels[None], [job.picture.size_px])[0]
-    (prepared,) = groma.prepare([Request(seen, exchange, job.decoding)])
-    base, special = groma.tokenizer.special.base_vocab_size, groma.tokenizer.special
-    control = {number for number in (special.bos, special.eos, special.unk) if number is not None}
-    return [number for number in prepared.prompt.token_ids.tolist() if number >= base or number in control]
+def reader() -> Reader:
+    return Reader()
 
 
 @pytest.mark.parametrize("text", TYPED)
-def test_special_tokens_that_are_typed_stay_text(idle_groma, text):
-    engine = Engine(idle_groma)
-    picture = engine.picture(good_png())
-    boxes = [[10.0, 10.0, 60.0, 60.0]]
-    for regions in (None, boxes):
-        plain = engine.question(picture, "word", regions)
-        typed = engine.question(picture, text.replace("[1]", ""), regions)
-        assert special_ids(idle_groma, typed.exchange, typed) == special_ids(idle_groma, plain.exchange, plain)
-    job = engine.question(picture, "word")
+def test_special_tokens_that_are_typed_stay_text(reader, text):
+    for regions in (None, [[10.0, 10.0, 60.0, 60.0]]):
+        assert reader.asked(text, regions) == reader.asked("word", regions)
     for every in (False, True):
-        plain, typed = locating("word", all=every), locating(text, all=every)
-        assert special_ids(idle_groma, typed, job) == special_ids(idle_groma, plain, job)
+        assert reader.ids(locating(text, all=every)) == reader.ids(locating("word", all=every))
 
 
 def test_special_tokens_of_an_earlier_answer_stay_text(server):
@@ -556,6 +581,7 @@ def test_special_tokens_of_an_earlier_answer_stay_text(server):
 # --- in the end ------------------------------------------------------------------------------------------------------
 
 
+# DEFECT H8 shows here as well: the memory of all those errors
 def test_nothing_is_left_in_the_end(server, before):
     assert server.idle()
     wait_for(lambda: len(open_connections(server)) == 0, 20)

@@ -19,92 +19,23 @@ from groma.errors import InputError
 from groma.serve.remote import MAX_REDIRECTS, RemotePictures, is_public
 
 PUBLIC = [
-    "1.1.1.1",
-    "8.8.8.8",
-    "93.184.216.34",
-    "172.15.255.255",
-    "172.32.0.0",
-    "100.63.255.255",
-    "100.128.0.0",
-    "169.253.255.255",
-    "169.255.0.0",
-    "223.255.255.255",
-    "2606:4700:4700::1111",
-    "2a00:1450:4001:81b::200e",
-    "::ffff:8.8.8.8",
-    "2002:0808:0808::1",
-]
+    "1.1.1.1", "8.8.8.8", "93.184.216.34", "172.15.255.255", "172.32.0.0", "100.63.255.255", "100.128.0.0",
+    "169.253.255.255", "169.255.0.0", "223.255.255.255", "2606:4700:4700::1111", "2a00:1450:4001:81b::200e",
+    "::ffff:8.8.8.8", "2002:0808:0808::1",
+]  # fmt: skip
 
 NOT_PUBLIC = [
-    "0.0.0.0",
-    "0.1.2.3",
-    "10.0.0.1",
-    "10.255.255.255",
-    "100.64.0.1",
-    "100.100.100.200",
-    "100.127.255.255",
-    "127.0.0.1",
-    "127.255.255.254",
-    "169.254.0.1",
-    "169.254.169.254",
-    "172.16.0.1",
-    "172.31.255.255",
-    "192.0.0.1",
-    "192.0.0.170",
-    "192.0.2.1",
-    "192.168.0.1",
-    "198.18.0.1",
-    "198.19.255.255",
-    "198.51.100.1",
-    "203.0.113.1",
-    "224.0.0.1",
-    "239.255.255.255",
-    "240.0.0.1",
-    "255.255.255.255",
-    "::",
-    "::1",
-    "::2",
-    "::127.0.0.1",
-    "::8.8.8.8",
-    "::ffff:0.0.0.0",
-    "::ffff:10.0.0.1",
-    "::ffff:127.0.0.1",
-    "::ffff:169.254.169.254",
-    "::ffff:192.168.1.1",
-    "::ffff:0:127.0.0.1",
-    "64:ff9b::7f00:1",
-    "64:ff9b::8.8.8.8",
-    "64:ff9b:1::7f00:1",
-    "64:ff9b:1::10.0.0.1",
-    "100::1",
-    "2001::1",
-    "2001:0:4136:e378:8000:63bf:3fff:fdd2",
-    "2001:db8::1",
-    "2002:7f00:0001::",
-    "2002:0a00:0001::1",
-    "2002:a9fe:a9fe::1",
-    "2002:c0a8:0101::1",
-    "fc00::1",
-    "fd00:ec2::254",
-    "fdff:ffff::1",
-    "fe80::1",
-    "fe80::1%eth0",
-    "febf::1",
-    "ff02::1",
-    "ff0e::1",
-    "4000::1",
-    "",
-    "localhost",
-    "127.1",
-    "0x7f000001",
-    "2130706433",
-    "0177.0.0.1",
-    "1.1.1.1 ",
-    "1.1.1.1/32",
-    "1.1.1",
-    "[::1]",
-    "::ffff:1.1.1.1.1",
-]
+    "0.0.0.0", "0.1.2.3", "10.0.0.1", "10.255.255.255", "100.64.0.1", "100.100.100.200", "100.127.255.255",
+    "127.0.0.1", "127.255.255.254", "169.254.0.1", "169.254.169.254", "172.16.0.1", "172.31.255.255", "192.0.0.1",
+    "192.0.0.170", "192.0.2.1", "192.168.0.1", "198.18.0.1", "198.19.255.255", "198.51.100.1", "203.0.113.1",
+    "224.0.0.1", "239.255.255.255", "240.0.0.1", "255.255.255.255", "::", "::1", "::2", "::127.0.0.1", "::8.8.8.8",
+    "::ffff:0.0.0.0", "::ffff:10.0.0.1", "::ffff:127.0.0.1", "::ffff:169.254.169.254", "::ffff:192.168.1.1",
+    "::ffff:0:127.0.0.1", "64:ff9b::7f00:1", "64:ff9b::8.8.8.8", "64:ff9b:1::7f00:1", "64:ff9b:1::10.0.0.1", "100::1",
+    "2001::1", "2001:0:4136:e378:8000:63bf:3fff:fdd2", "2001:db8::1", "2002:7f00:0001::", "2002:0a00:0001::1",
+    "2002:a9fe:a9fe::1", "2002:c0a8:0101::1", "fc00::1", "fd00:ec2::254", "fdff:ffff::1", "fe80::1", "fe80::1%eth0",
+    "febf::1", "ff02::1", "ff0e::1", "4000::1", "", "localhost", "127.1", "0x7f000001", "2130706433", "0177.0.0.1",
+    "1.1.1.1 ", "1.1.1.1/32", "1.1.1", "[::1]", "::ffff:1.1.1.1.1",
+]  # fmt: skip
 
 NOT_PUBLIC_EITHER = [
     "fec0::1",  # site-local, the older form of fc00::/7
@@ -134,50 +65,18 @@ def test_addresses_that_python_takes_for_public_are_not(address):
 # --- addresses of the web --------------------------------------------------------------------------------------------
 
 REFUSED = [
-    "http://pictures.test/a.png",
-    "HTTP://pictures.test/a.png",
-    "ftp://pictures.test/a.png",
-    "file:///etc/passwd",
-    "file://pictures.test/etc/passwd",
-    "gopher://pictures.test/_GET",
-    "javascript:alert(1)",
-    "//pictures.test/a.png",
-    "pictures.test/a.png",
-    "/etc/passwd",
-    "",
-    " ",
-    "https:",
-    "https:pictures.test",
-    "https:/pictures.test/a",
-    "https://",
-    "https:///a.png",
-    "https://:443/a",
-    "https://?a",
-    "https://#a",
-    "https://user@pictures.test/a",
-    "https://user:secret@pictures.test/a",
-    "https://:@pictures.test/a",
-    "https://@pictures.test/a",
-    "https://pictures.test@127.0.0.1/a",
-    "https://pictures.test\\@127.0.0.1/a",
-    "https://pictures.test:444/a",
-    "https://pictures.test:80/a",
-    "https://pictures.test:0/a",
-    "https://pictures.test:65536/a",
-    "https://pictures.test:-1/a",
-    "https://pictures.test:443a/a",
-    "https://[::1/a",
-    "https://]/a",
-    "https://[/a",
-    "https://[127.0.0.1]/a",
-    "https://pictures.test/a b",
-    "https://pictures.test/\u00e4",
-    "https://pictures.test/a?\u2028",
-    "https://pictures.test/\x00",
-    "https://pictures.test/\x7f",
-    "https://pictures\u2100test/a",  # what is written in a/c's place becomes a slash
-    "https://pictures.test\uff0f@127.0.0.1/a",
-]
+    "http://pictures.test/a.png", "HTTP://pictures.test/a.png", "ftp://pictures.test/a.png", "file:///etc/passwd",
+    "file://pictures.test/etc/passwd", "gopher://pictures.test/_GET", "javascript:alert(1)", "//pictures.test/a.png",
+    "pictures.test/a.png", "/etc/passwd", "", " ", "https:", "https:pictures.test", "https:/pictures.test/a",
+    "https://", "https:///a.png", "https://:443/a", "https://?a", "https://#a", "https://user@pictures.test/a",
+    "https://user:secret@pictures.test/a", "https://:@pictures.test/a", "https://@pictures.test/a",
+    "https://pictures.test@127.0.0.1/a", "https://pictures.test\\@127.0.0.1/a", "https://pictures.test:444/a",
+    "https://pictures.test:80/a", "https://pictures.test:0/a", "https://pictures.test:65536/a",
+    "https://pictures.test:-1/a", "https://pictures.test:443a/a", "https://[::1/a", "https://]/a", "https://[/a",
+    "https://[127.0.0.1]/a", "https://pictures.test/a b", "https://pictures.test/\u00e4",
+    "https://pictures.test/a?\u2028", "https://pictures.test/\x00", "https://pictures.test/\x7f",
+    "https://pictures\u2100test/a", "https://pictures.test\uff0f@127.0.0.1/a",
+]  # fmt: skip
 
 
 class Names:
@@ -811,13 +710,13 @@ def test_many_slow_hosts_do_not_hold_a_request_beyond_its_time(server, tls, monk
         took.append(time.monotonic() - began)
         assert reply.status in (400, 429, 503, 504)
 
-    threads = [threading.Thread(target=ask) for _ in range(64)]  # eight times as many as are fetched at once
+    threads = [threading.Thread(target=ask) for _ in range(96)]  # twelve times as many as are fetched at once
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(20)
-    assert len(took) == 64
-    assert max(took) < 3.0
+    assert len(took) == 96
+    assert max(took) < 5.0
 
 
 def test_the_server_is_well_afterwards(server):

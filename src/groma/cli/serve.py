@@ -89,6 +89,9 @@ class Serve:
 
     def run(self) -> int:
         """Serve until told to stop."""
+        megapixels = self.limits.max_megapixels
+        if not 0 < megapixels <= 1e6:
+            raise InputError(f"--max-megapixels must be above 0 and at most a million, not {megapixels}")
         if self.threads is not None:
             check_count(self.threads, "--threads")
         missing = [name for name in NEEDED if find_spec(name) is None]
@@ -178,9 +181,10 @@ def read_keys(file: Path | None) -> tuple[str, ...]:
     if file is not None:
         try:
             lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+            lines = [line for line in lines if line and not line.startswith("#")]
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"the keys in {str(file)!r} cannot be read: {error}") from None
-        if not any(lines):
+        if not lines:
             raise InputError(f"the file {str(file)!r} has no keys: write one a line")
         keys += lines
-    return tuple(dict.fromkeys(key for key in keys if key and not key.startswith("#")))
+    return tuple(dict.fromkeys(key for key in keys if key))

@@ -250,6 +250,12 @@ class Engine(AbstractContextManager["Engine"]):
             self._stopping = self._stopping or "drain"
             self._condition.notify()
 
+    def stop_now(self) -> None:
+        """Tell everybody that the engine stops; it does not wait for that."""
+        with self._condition:
+            self._stopping = "now"
+            self._condition.notify()
+
     def close(self, *, finish: bool = True, timeout_s: float | None = None) -> bool:
         """Stop.
 
@@ -266,9 +272,7 @@ class Engine(AbstractContextManager["Engine"]):
         if finish:
             self._thread.join(timeout_s)
         left = self._thread.is_alive()
-        with self._condition:
-            self._stopping = "now"
-            self._condition.notify()
+        self.stop_now()
         self._thread.join()
         return not left
 

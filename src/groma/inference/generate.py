@@ -92,7 +92,8 @@ def _draw(logits: Tensor, decoding: Decoding, generator: torch.Generator) -> int
         return int(logits.argmax())
     probabilities = ((logits - logits.max()) / decoding.temperature).softmax(-1)
     ordered, order = probabilities.sort(descending=True)
-    keep = ordered.cumsum(0) - ordered < decoding.top_p  # the first token always stays
+    keep = ordered.cumsum(0) - ordered < decoding.top_p
+    keep[0] = True  # also where the smallest top_p is nothing in float32
     return int(order[torch.multinomial(ordered * keep, 1, generator=generator)])
 
 

@@ -1,5 +1,6 @@
 """The application: addresses, their description, the page."""
 
+import os
 import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
@@ -20,7 +22,7 @@ from groma.inference.request import BoxClippedWarning, BoxesMergedWarning
 from groma.serve import boxes, completions
 from groma.serve.bodies import ChatBody, DescribeBody, LocateBody, RegionsBody
 from groma.serve.errors import HttpError, as_http, error_response
-from groma.serve.guards import App, Guards
+from groma.serve.guards import EXPOSED, App, Guards
 from groma.serve.service import Service
 
 PAGE = Path(__file__).parent / "page"
@@ -61,6 +63,7 @@ def build_app(service: Service) -> App:
         version=version("groma"),
         description="A grounded assistant: point at regions of a picture, get phrases tied to boxes.",
         lifespan=lifespan,
+        redirect_slashes=False,
         docs_url=None,  # the usual pages of FastAPI load scripts from elsewhere
         redoc_url=None,
     )
@@ -69,6 +72,7 @@ def build_app(service: Service) -> App:
     _add_page(app, service)
     app.add_exception_handler(GromaError, _tell)
     app.add_exception_handler(HTTPException, _tell_http)
+    app.add_exception_handler(ClientDisconnect, _tell_nobody)
     app.add_exception_handler(Exception, _tell_nothing)
     app.openapi = lambda: _described(app)
     guarded: Any = app
@@ -78,7 +82,7 @@ def build_app(service: Service) -> App:
             allow_origins=list(service.settings.cors_origins),
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type"],
-            expose_headers=["Retry-After", "X-Request-Id"],
+            expose_headers=list(EXPOSED),
         )
     return Guards(guarded, service.settings)
 
@@ -150,7 +154,13 @@ def _add_page(app: FastAPI, service: Service) -> None:
             ],
         }
 
-    app.mount("/page", StaticFiles(directory=PAGE), name="page")
+    files = StaticFiles(directory=PAGE)
+
+    @app.get("/page/{path:path}", include_in_schema=False)
+    async def part(path: str, request: Request) -> Response:
+        # parts of a file are of no use here, and faulty ones would be answered in a form of their own
+        request.scope["headers"] = [(name, value) for name, value in request.scope["headers"] if name != b"range"]
+        return await files.get_response(os.path.normpath(path), request.scope)
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
@@ -166,6 +176,11 @@ async def _tell_http(_: Request, error: Exception) -> Response:
     texts = {404: "there is nothing at this address", 405: "this address takes another method"}
     told = HttpError(error.status_code, texts.get(error.status_code, "the request cannot be used"))
     return error_response(HttpError(told.status, str(told), headers=dict(error.headers or {})))
+
+
+async def _tell_nobody(_: Request, __: Exception) -> Response:
+    """Who went away in the middle of a request is told nothing, and it is no fault of the server."""
+    return Response(status_code=400)
 
 
 async def _tell_nothing(_: Request, error: Exception) -> Response:

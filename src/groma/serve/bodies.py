@@ -3,10 +3,23 @@
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-BoxXyxyPx = Annotated[list[float], Field(min_length=4, max_length=4, description="x1, y1, x2, y2 in pixels")]
-Boxes = Annotated[list[BoxXyxyPx], Field(max_length=1000)]
+# lists fail with their first error: one that is wrong in a million places costs no more than in one
+BoxXyxyPx = Annotated[
+    list[float], Field(fail_fast=True), Field(min_length=4, max_length=4, description="x1, y1, x2, y2 in pixels")
+]
+Boxes = Annotated[list[BoxXyxyPx], Field(fail_fast=True), Field(max_length=1000)]
+
+
+def _check_empty(value: Any) -> Any:
+    if value:
+        raise ValueError("this cannot be done here: leave it out")
+    return value
+
+
+Nothing = Annotated[Any, AfterValidator(_check_empty)]
+"""What OpenAI's clients may send empty."""
 
 PIXEL = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAFElEQVR4nGO8IyfHgA0wYRUdtBIA4FYBKCgCg6AAAAAA"
@@ -27,8 +40,9 @@ class Body(BaseModel):
             known = {field.alias or name for name, field in cls.model_fields.items()}
             for name in values:
                 if name not in known:
-                    near = get_close_matches(str(name), known, n=1)
-                    raise ValueError(f"there is no field {str(name)[:60]!r}" + (f": {near[0]!r}?" if near else ""))
+                    told = str(name)[:60]
+                    near = get_close_matches(told, known, n=1)
+                    raise ValueError(f"there is no field {told!r}" + (f": {near[0]!r}?" if near else ""))
         return values
 
 
@@ -76,8 +90,8 @@ class Grounding(BaseModel):
     """What an earlier answer named, as it was told; whatever else it holds is not needed again."""
 
     model_config = ConfigDict(extra="ignore")
-    images: list[GroundingImage] = Field(default_factory=list, max_length=64)
-    entities: list[GroundingEntity] = Field(default_factory=list, max_length=1000)
+    images: Annotated[list[GroundingImage], Field(fail_fast=True)] = Field(default_factory=list, max_length=64)
+    entities: Annotated[list[GroundingEntity], Field(fail_fast=True)] = Field(default_factory=list, max_length=1000)
 
 
 class SystemMessage(BaseModel):
@@ -92,7 +106,7 @@ class UserMessage(Body):
     """A question, with pictures and boxes."""
 
     role: Literal["user"]
-    content: str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
+    content: str | Annotated[list[Annotated[TextPart | ImagePart, Field(discriminator="type")]], Field(fail_fast=True)]
     name: str | None = None
     regions: Boxes | None = Field(None, description="boxes that the question points at: [1], [2], ...")
     grounded: bool | None = Field(None, description="ask for phrases that are tied to boxes")
@@ -103,7 +117,7 @@ class AssistantMessage(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
     role: Literal["assistant"]
-    content: str | list[TextPart] | None = None
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
     grounding: Grounding | None = None
 
 
@@ -115,6 +129,12 @@ class StreamOptions(Body):
 
     include_usage: bool = False
     include_obfuscation: bool | None = None
+
+
+class TextFormat(Body):
+    """The one form of answers."""
+
+    type: Literal["text"]
 
 
 class ChatBody(Body):
@@ -142,7 +162,7 @@ class ChatBody(Body):
         },
     )
 
-    messages: list[Message] = Field(min_length=1)
+    messages: Annotated[list[Message], Field(fail_fast=True)] = Field(min_length=1)
     model: str | None = Field(None, description="any name; there is one model")
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -160,12 +180,12 @@ class ChatBody(Body):
     top_logprobs: None = None
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
-    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
+    logit_bias: Nothing = None
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
     tool_choice: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None
-    response_format: dict[Literal["type"], Literal["text"]] | None = None
-    modalities: list[Literal["text"]] | None = None
+    response_format: TextFormat | None = None
+    modalities: Annotated[list[Literal["text"]], Field(fail_fast=True)] | None = None
     # what changes nothing
     user: str | None = None
     store: bool | None = None
@@ -194,7 +214,7 @@ class LocateBody(_PictureBody):
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"image": PIXEL, "phrase": "the red square", "all": False}]}
     )
-    phrase: str
+    phrase: str = Field(max_length=2000)
     all: bool = Field(False, description="every instance, instead of the one that is meant")
 
 
@@ -204,7 +224,7 @@ class DescribeBody(_PictureBody):
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"image": PIXEL, "boxes": [[1, 1, 7, 7]]}]}
     )
-    boxes: Annotated[list[BoxXyxyPx], Field(min_length=1, max_length=100)]
+    boxes: Annotated[list[BoxXyxyPx], Field(fail_fast=True), Field(min_length=1, max_length=100)]
 
 
 class RegionsBody(_PictureBody):

@@ -6,6 +6,7 @@
 The model reads one picture at a time. A question about several is asked about each, and the answers are joined.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -25,6 +26,12 @@ from groma.serve.settings import ServeSettings
 
 BETWEEN = "\n\n"
 """What stands between the answers about several pictures."""
+
+CHARACTERS_A_TOKEN = 32
+"""No text has tokens that are longer on average."""
+
+MAX_PAST_BOXES = 4000
+"""Boxes that earlier answers may name in all."""
 
 SYSTEM_LEFT_OUT = "the system message was left out: the model was trained without any"
 
@@ -148,16 +155,40 @@ async def jobs_of(
         HttpError: a picture or an earlier message cannot be used.
         InputError: the question, its regions or a picture cannot be used.
     """
-    jobs: list[Job] = []
-    for number, url in enumerate(chat.image_urls):
-        picture = await pictures.from_url(url, engine)
-        history = [_past(turn, picture, number, len(chat.image_urls), engine) for turn in chat.turns[:-1]]
-        last = chat.turns[-1]
-        job = engine.question(
+    _check_length(chat, engine)
+    opened = [await pictures.from_url(url, engine) for url in chat.image_urls]
+    last = chat.turns[-1]
+
+    def job(number: int, picture: Picture) -> Job:
+        history = [_past(turn, picture, number, len(opened), engine) for turn in chat.turns[:-1]]
+        made = engine.question(
             picture, last.text, last.regions, grounded=last.grounded, history=history, decoding=decoding
         )
-        jobs.append(replace(job, client=client, streams=streams, time_limit_s=pictures.settings.time_limit_s))
-    return jobs
+        return replace(made, client=client, streams=streams, time_limit_s=pictures.settings.time_limit_s)
+
+    return await asyncio.to_thread(lambda: [job(number, picture) for number, picture in enumerate(opened)])
+
+
+def _check_length(chat: Chat, engine: Engine) -> None:
+    """See whether a conversation can fit at all, before anything of it is read.
+
+    Raises:
+        HttpError: it is far too long.
+    """
+    context: int = getattr(engine.assistant.model.config.language, "max_position_embeddings", None) or 1 << 20
+    told = [turn.answer for turn in chat.turns if turn.answer is not None]
+    letters = sum(len(turn.text) for turn in chat.turns) + sum(len(_content(answer)) for answer in told)
+    if letters > CHARACTERS_A_TOKEN * context:
+        raise _wrong(f"the conversation has {letters:,} characters, which the model's {context:,} tokens cannot hold")
+    groundings = [answer.grounding for answer in told if answer.grounding is not None]
+    boxes = sum(len(entity.boxes_xyxy_px) for grounding in groundings for entity in grounding.entities)
+    if boxes > MAX_PAST_BOXES:
+        raise _wrong(f"the earlier answers name {boxes:,} boxes, but at most {MAX_PAST_BOXES:,} are taken")
+
+
+def _content(message: AssistantMessage) -> str:
+    content = message.content or ""
+    return content if isinstance(content, str) else "\n".join(part.text for part in content)
 
 
 # --- earlier answers -------------------------------------------------------------------------------------------------
@@ -166,8 +197,7 @@ async def jobs_of(
 def _past(turn: Turn, picture: Picture, number: int, count: int, engine: Engine) -> GroundedAnswer:
     """An earlier turn about one of the pictures."""
     assert turn.answer is not None
-    content = turn.answer.content or ""
-    content = content if isinstance(content, str) else "\n".join(part.text for part in content)
+    content = _content(turn.answer)
     start, end = 0, len(content)
     told = turn.answer.grounding
     if told is not None and count > 1 and len(told.images) == count:

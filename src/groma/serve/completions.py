@@ -1,9 +1,10 @@
 """`POST /v1/chat/completions`, streaming or not."""
 
+import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 from starlette.requests import Request
@@ -27,9 +28,9 @@ from groma.serve.chat import (
     usage_dict,
     warnings_of,
 )
-from groma.serve.errors import as_http, error_body
+from groma.serve.errors import HttpError, as_http, error_body
 from groma.serve.reading import read_json
-from groma.serve.service import Service, Waiting
+from groma.serve.service import Service, Waiting, gone
 
 
 async def complete(request: Request, service: Service) -> Response:
@@ -60,12 +61,30 @@ async def complete(request: Request, service: Service) -> Response:
             waiting.submit(job)
         include_usage = body.stream_options is not None and body.stream_options.include_usage
         stream = reply.stream(waiting, len(jobs), include_usage=include_usage)
-        first = await anext(stream)  # what is wrong with the question is told by the status, before anything is sent
+        # what is wrong with the question is told by the status, before anything is sent
+        first = await _unless_gone(anext(stream), request)
     except BaseException:
         waiting.give_up()
         raise
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     return StreamingResponse(_told(first, stream, waiting), media_type="text/event-stream", headers=headers)
+
+
+async def _unless_gone(coming: Awaitable[str], request: Request) -> str:
+    """What comes, if the client waits for it.
+
+    Raises:
+        HttpError: it went away.
+    """
+    first, left = asyncio.ensure_future(coming), asyncio.ensure_future(gone(request))
+    try:
+        await asyncio.wait((first, left), return_when=asyncio.FIRST_COMPLETED)
+        if not first.done():
+            first.cancel()
+            raise HttpError(499, "the client has gone")
+        return first.result()
+    finally:
+        left.cancel()
 
 
 async def _told(first: str, stream: AsyncIterator[str], waiting: Waiting) -> AsyncIterator[str]:

@@ -17,6 +17,9 @@ class HttpError(GromaError):
         self.status, self.param, self.headers = status, param, headers or {}
 
 
+MAX_TOLD = 400
+"""Characters of an error: what was sent is not told again in full length."""
+
 TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -55,7 +58,9 @@ def as_http(error: GromaError) -> HttpError:
 def error_body(error: HttpError) -> dict[str, Any]:
     """The reply's JSON."""
     kind = TYPES.get(error.status, "api_error")
-    return {"error": {"message": str(error), "type": kind, "param": error.param, "code": None}}
+    text = str(error).encode("utf-8", "replace").decode()
+    text = text if len(text) <= MAX_TOLD else text[: MAX_TOLD - 4] + " ..."
+    return {"error": {"message": text, "type": kind, "param": error.param, "code": None}}
 
 
 def error_response(error: GromaError) -> JSONResponse:

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 
 from groma.serve.errors import HttpError, error_response
 from groma.serve.settings import ServeSettings, is_key
@@ -28,6 +29,9 @@ LOG = logging.getLogger("groma.serve")
 OPEN_PATHS = ("/health", "/", "/docs", "/openapi.json", "/favicon.ico")
 OPEN_PREFIX = "/page/"
 """What is told without a key: nothing that a model made."""
+
+EXPOSED = ("Retry-After", "X-Request-Id")
+"""Headers that pages of other origins, where they may call, can read."""
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -53,12 +57,14 @@ class Guards:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request = _Watched(scope, send)
+        request = _Watched(scope, send, self.settings.cors_origins)
         scope.setdefault("state", {})["request_id"] = request.id
         try:
             client = self._checked(scope)
             scope["state"]["client"] = client
             await self.app(scope, _Body(receive, self.settings).receive, request.send)
+        except ClientDisconnect:
+            pass  # nobody is there to be told
         except HttpError as error:
             if not request.started:
                 await error_response(error)(scope, receive, request.send)
@@ -74,7 +80,7 @@ class Guards:
         headers = Headers(scope=scope)
         hosts = self.settings.hosts
         host = headers.get("host", "")
-        name = (urlsplit(f"//{host}").hostname or "") if _is_plain(host) else ""
+        name = _hostname(host)
         if "*" not in hosts and name.lower() not in hosts:
             # a web page whose name was made to point at this machine would come in by the loopback address
             raise HttpError(403, "the host by which this server was called is not known: name it with --trusted-host")
@@ -104,6 +110,15 @@ class Guards:
         if path in OPEN_PATHS or path.startswith(OPEN_PREFIX) or scope["method"] == "OPTIONS":
             return str(address)
         raise HttpError(401, "a key is needed: send Authorization: Bearer KEY", headers={"WWW-Authenticate": "Bearer"})
+
+
+def _hostname(host: str) -> str:
+    """The name in a Host header, without port; nothing if it cannot be read."""
+    try:
+        parts = urlsplit(f"//{host}")
+        return (parts.hostname or "") if parts.port != 0 else ""  # a port that is none raises
+    except ValueError:
+        return ""
 
 
 def _is_plain(text: str) -> bool:
@@ -148,8 +163,10 @@ class _Body:
 class _Watched:
     """What goes out: headers are added, and how it went is logged, without any content."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, cors_origins: tuple[str, ...]) -> None:
         self.scope, self._send = scope, send
+        origin = Headers(scope=scope).get("origin")
+        self._origin = origin if origin in cors_origins else None
         self.id = uuid.uuid4().hex[:12]
         self.started = False
         self.status = 0
@@ -164,6 +181,10 @@ class _Watched:
                 headers.setdefault(name, value)
             headers.setdefault("Cache-Control", "no-store")
             headers["X-Request-Id"] = self.id
+            if self._origin is not None:  # pages that may call also see why they were refused
+                headers.setdefault("Access-Control-Allow-Origin", self._origin)
+                headers.setdefault("Access-Control-Expose-Headers", ", ".join(EXPOSED))
+                headers.add_vary_header("Origin")
         await self._send(message)
 
     def log(self) -> None:

@@ -11,13 +11,19 @@ from typing import TypeVar
 
 from groma.engine.engine import Engine
 from groma.engine.pictures import Picture
+from groma.errors import InputError
 from groma.serve.errors import HttpError
 from groma.serve.remote import RemotePictures
 from groma.serve.settings import ServeSettings
 
 T = TypeVar("T")
 
-_DATA_URL = re.compile(r"data:(?P<type>[\w.+/-]*)(?P<options>(;[\w=.+-]+)*?)(?P<base64>;base64)?,", re.ASCII)
+_DATA_URL = re.compile(r"(?ai)data:(?P<type>[\w.+/-]*)(?P<options>(;[\w=.+-]+)*?)(?P<base64>;base64)?,")
+
+ICON = b"\x00\x00\x01\x00"
+"""How icon files begin: Pillow decodes what they hold while it opens them, before its pixels could be counted."""
+
+_DETAIL = re.compile(r" \(.*\)$", re.DOTALL)
 
 
 class PictureInput:
@@ -43,12 +49,16 @@ class PictureInput:
             InputError: it is no picture that can be read.
         """
         if url[:5].lower() == "data:":
-            return await self._run(self._decoding, lambda: engine.picture(self._decoded(url)))
+            return await self._run(self._decoding, lambda: self._opened(self._decoded(url), engine))
         if not self.settings.remote_pictures:
             raise HttpError(
                 400, "a picture must be a data URL (data:image/png;base64,...): this server fetches none", param="image"
             )
-        content = await self._run(self._fetching, lambda: self._remote.fetch(url))
+        limit_s = self.settings.remote_time_s + 0.5  # threads may all be taken by slow hosts
+        try:
+            content = await asyncio.wait_for(self._run(self._fetching, lambda: self._remote.fetch(url)), limit_s)
+        except TimeoutError:
+            raise HttpError(400, f"the picture could not be fetched within {limit_s:g} s", param="image") from None
         return await self.from_bytes(content, engine)
 
     async def from_bytes(self, content: bytes, engine: Engine) -> Picture:
@@ -59,7 +69,16 @@ class PictureInput:
             InputError: it is no picture that can be read.
         """
         self._check_size(len(content))
-        return await self._run(self._decoding, lambda: engine.picture(content))
+        return await self._run(self._decoding, lambda: self._opened(content, engine))
+
+    @staticmethod
+    def _opened(content: bytes, engine: Engine) -> Picture:
+        if content[:4] == ICON:
+            raise HttpError(400, "an icon cannot be sent: give the picture as PNG or JPEG", param="image")
+        try:
+            return engine.picture(content)
+        except InputError as error:  # what Pillow says of damaged files, in brackets, names its own parts
+            raise HttpError(400, _DETAIL.sub("", str(error)), param="image") from None
 
     def _decoded(self, url: str) -> bytes:
         match = _DATA_URL.match(url[:200])

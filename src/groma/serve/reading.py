@@ -17,6 +17,9 @@ from groma.serve.picture_input import PictureInput
 
 B = TypeVar("B", bound=BaseModel)
 
+WORDS: dict[str, str] = dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "it must be an object")
+"""Kinds of errors that pydantic tells with the names of our classes -> what is told instead."""
+
 IN_FORM = PIXEL
 """What stands for the picture of a form while its other fields are checked."""
 
@@ -50,7 +53,7 @@ def check(values: Any, kind: type[B]) -> B:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         place = ".".join(str(part) for part in first["loc"] if part not in ("str", "list[union[TextPart,ImagePart]]"))
-        text = first["msg"].removeprefix("Value error, ")
+        text = WORDS.get(first["type"]) or first["msg"].removeprefix("Value error, ")
         text = text[:1].lower() + text[1:]
         raise HttpError(400, f"{place}: {text}"[:400] if place else text[:400], param=place[:200] or None) from None
     except RecursionError:
@@ -77,6 +80,8 @@ async def _read_form(request: Request, kind: type[B], pictures: PictureInput, en
         form = await request.form(max_files=1, max_fields=20, max_part_size=1 << 16)
     except HTTPException as error:
         raise HttpError(400, f"the form cannot be read: {error.detail}") from None
+    except (UnicodeError, LookupError):
+        raise HttpError(400, "the form cannot be read: its charset is not known") from None
     try:
         upload = form.get("image")
         if not isinstance(upload, UploadFile):

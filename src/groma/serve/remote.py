@@ -43,10 +43,14 @@ def is_public(address: str) -> bool:
         ip = inner
     if isinstance(ip, ipaddress.IPv6Address) and (ip.teredo is not None or ip in _NAT64):
         return False
+    if any(ip in network for network in _NEVER if network.version == ip.version):
+        return False
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
 
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_NEVER = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "fec0::/10", "3fff::/20", "2001:db8::/32", "64:ff9b:1::/48")))
+"""Beyond what Python's table of the day knows: protocol assignments, site-local, documentation, local NAT64."""
 
 
 class RemotePictures:
@@ -87,11 +91,15 @@ class RemotePictures:
             host, target = self._checked(url)
             try:
                 found = self._ask(host, target, deadline)
+                if not isinstance(found, bytes):
+                    found = urljoin(url, found)
+            except InputError:
+                raise
             except (OSError, http.client.HTTPException, ValueError) as error:
                 raise InputError(f"the picture at {host} could not be fetched: {_reason(error)}") from None
             if isinstance(found, bytes):
                 return found
-            url = urljoin(url, found)
+            url = found
         raise InputError(f"the picture's address leads on more than {MAX_REDIRECTS} times")
 
     def _checked(self, url: str) -> tuple[str, str]:
@@ -111,6 +119,8 @@ class RemotePictures:
         target = f"{path}?{parts.query}" if parts.query else path
         if not all("!" <= letter <= "~" for letter in target):
             raise InputError("a picture's address may only have plain ASCII characters: encode the others")
+        if len(parts.hostname) > 253:
+            raise InputError("the host of a picture's address has more than 253 characters")
         return parts.hostname, target
 
     def _ask(self, host: str, target: str, deadline: float) -> bytes | str:
@@ -162,6 +172,7 @@ class _Pinned(http.client.HTTPSConnection):
         """Connect to the address, not to what the name may mean by now."""
         self._plain = socket.create_connection((self._address, self.port), self.timeout)
         self.sock = self._verified.wrap_socket(self._plain, server_hostname=self.host)
+        self.check()  # cut during the handshake, what is wrapped now would know nothing of it
 
     def cut(self) -> None:
         """End it at once, from another thread."""

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import signal
 import socket
 import sys
@@ -15,6 +16,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from groma.errors import InputError
 from groma.serve.app import build_app
+from groma.serve.errors import HttpError, error_response
+from groma.serve.guards import SECURITY_HEADERS
 from groma.serve.service import Service
 from groma.serve.settings import ServeSettings
 
@@ -33,9 +36,9 @@ def listen(settings: ServeSettings) -> socket.socket:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((settings.host.strip("[]"), settings.port))
-    except OSError as error:
+    except (OSError, TypeError, UnicodeError, OverflowError) as error:
         sock.close()
-        reason = error.strerror or str(error)
+        reason = getattr(error, "strerror", None) or "it is no address of this machine"
         raise InputError(f"cannot listen at {settings.host}:{settings.port}: {reason}; choose another --port") from None
     return sock
 
@@ -49,18 +52,17 @@ def serve(service: Service, sock: socket.socket) -> None:
     settings = service.settings
     config = uvicorn.Config(
         build_app(service),  # pyright: ignore[reportArgumentType]  # ASGI, as uvicorn's types have it
-        http=_patient(settings.upload_time_s),
+        http=_patient(settings),
         ws="none",
         loop="asyncio",
         log_config=None,
         access_log=False,
         server_header=False,
-        limit_concurrency=settings.max_connections,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(1, round(settings.drain_time_s)),
+        timeout_graceful_shutdown=math.ceil(settings.drain_time_s) + 5,  # those who are told so need a moment, too
         h11_max_incomplete_event_size=1 << 16,
     )
-    server = _Server(config)
+    server = _Server(config, service)
     service.on_failure = server.stop
     asyncio.run(server.serve(sockets=[sock]))
     if service.failure is not None:
@@ -70,10 +72,20 @@ def serve(service: Service, sock: socket.socket) -> None:
 class _Server(uvicorn.Server):
     """uvicorn's server, that ends with status 0 when it was told to stop; uvicorn's own ends by the signal."""
 
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self.service = service
+
     def stop(self) -> None:
         """Finish what runs; told a second time: at once."""
         self.force_exit = self.should_exit
         self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Questions that still run when the time is over are told that the server stops."""
+        timer = asyncio.get_running_loop().call_later(self.service.settings.drain_time_s, self.service.stop_now)
+        await super().shutdown(sockets)
+        timer.cancel()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -89,23 +101,57 @@ class _Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
 
-def _patient(seconds: float) -> type[H11Protocol]:
-    """Uvicorn's protocol, that ends connections on which no request begins; uvicorn itself waits for ever."""
+def _patient(settings: ServeSettings) -> type[H11Protocol]:
+    """Uvicorn's protocol with a clock: uvicorn itself waits for ever for a request, and for who does not read."""
+    seconds = settings.upload_time_s
 
     class Patient(H11Protocol):
+        _idle: asyncio.TimerHandle | None = None
+        _unread: asyncio.TimerHandle | None = None
+
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self._first = self.loop.call_later(seconds, self._end_if_idle)
+            if len(self.connections) > settings.max_connections:
+                self.app = _full
+            self._wait_for_request()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._first.cancel()
+            for timer in (self._idle, self._unread):
+                if timer is not None:
+                    timer.cancel()
             super().connection_lost(exc)
 
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._wait_for_request()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._unread = self.loop.call_later(seconds, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if self._unread is not None:
+                self._unread.cancel()
+
+        def _wait_for_request(self) -> None:
+            if self._idle is not None:
+                self._idle.cancel()
+            self._idle = self.loop.call_later(seconds, self._end_if_idle)
+
         def _end_if_idle(self) -> None:
-            if self.cycle is None:
+            if self.cycle is None or self.cycle.response_complete:
                 self.transport.close()
 
     return Patient
+
+
+async def _full(scope: Any, receive: Any, send: Any) -> None:
+    """The reply where there are too many connections."""
+    error = HttpError(503, "the server has too many connections: come again", headers={"Retry-After": "5"})
+    response = error_response(error)
+    response.headers.update(SECURITY_HEADERS)
+    await response(scope, receive, send)
 
 
 class JsonFormatter(logging.Formatter):

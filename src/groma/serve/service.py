@@ -62,6 +62,11 @@ class Service:
             self._engine.close(timeout_s=self.settings.drain_time_s)
         self.pictures.close()
 
+    def stop_now(self) -> None:
+        """Whoever is still answered is told that the server stops."""
+        if self._engine is not None:
+            self._engine.stop_now()
+
     @property
     def state(self) -> str:
         """One of "loading", "ready" or "stopping"."""
@@ -87,22 +92,22 @@ class Service:
             GromaError: one was not answered.
         """
         waiting = Waiting(self.engine)
-        gone = asyncio.ensure_future(_gone(request))
+        left = asyncio.ensure_future(gone(request))
         try:
             for job in jobs:
                 waiting.submit(job)
             ends = asyncio.ensure_future(waiting.ends())
-            await asyncio.wait((ends, gone), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((ends, left), return_when=asyncio.FIRST_COMPLETED)
             if not ends.done():
                 ends.cancel()
                 raise HttpError(499, "the client has gone")
             return ends.result()
         finally:
-            gone.cancel()
+            left.cancel()
             waiting.give_up()
 
 
-async def _gone(request: Request) -> None:
+async def gone(request: Request) -> None:
     """Return when the client has gone away."""
     while not await request.is_disconnected():
         await asyncio.sleep(0.1)

@@ -56,8 +56,8 @@ class ServeSettings:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("upload_time_s", "time_limit_s", "drain_time_s", "remote_time_s"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} must be above 0, not {getattr(self, name)}")
+            if not 0 < getattr(self, name) <= 1e6:
+                raise InputError(f"{name} must be above 0 and at most a million seconds, not {getattr(self, name)}")
         check_keys(self.api_keys)
         if not (is_loopback(self.host) or self.api_keys or self.open_to_all):
             raise InputError(
