@@ -56,7 +56,7 @@ def test_addresses_at_home_are_not_public(address):
     assert not is_public(address)
 
 
-# DEFECT R3: fails until is_public knows site-local addresses and does not depend on Python's table of the day
+# R3, was broken until is_public knew site-local addresses and did not depend on Python's table of the day
 @pytest.mark.parametrize("address", NOT_PUBLIC_EITHER)
 def test_addresses_that_python_takes_for_public_are_not(address):
     assert not is_public(address)
@@ -149,7 +149,7 @@ def test_one_private_address_among_public_ones_is_enough_to_refuse(tls):
     assert tls.requests == []
 
 
-# DEFECT R1: fails because InputError is a ValueError, which `fetch` turns into "the connection failed"
+# R1, was broken because InputError is a ValueError, which `fetch` turns into "the connection failed"
 @pytest.mark.parametrize("answer", [["127.0.0.1"], ["8.8.8.8", "10.0.0.1"], []])
 def test_it_is_told_that_a_host_is_not_on_the_open_internet(answer):
     text = refusal(fetching(Names(answer)), "https://pictures.test/")
@@ -348,7 +348,7 @@ def test_redirects_out_of_https_are_refused(tls, place):
     assert len(tls.requests) == 1
 
 
-# DEFECT R2: fails because urljoin raises a ValueError outside of `fetch`'s `try`
+# R2, was broken because urljoin raises a ValueError outside of `fetch`'s `try`
 @pytest.mark.parametrize("place", ["https://[/", "//[", "https://]x/", "https://[::1"])
 def test_redirects_that_cannot_be_read_are_refused(tls, place):
     tls.answer = leading(place)
@@ -392,7 +392,7 @@ def test_more_than_the_limit_is_refused(tls, answer):
     assert time.monotonic() - began < 4
 
 
-# DEFECT R1: fails because InputError is a ValueError, which `fetch` turns into "the connection failed"
+# R1, was broken because InputError is a ValueError, which `fetch` turns into "the connection failed"
 def test_it_is_told_what_the_limit_is(tls):
     tls.answer = endless
     assert refusal(tls.pictures(), "https://pictures.test/").endswith("has more than 100,000 bytes")
@@ -461,7 +461,7 @@ class Slow(ssl.SSLContext):
         return sock
 
 
-# DEFECT R4: fails because a connection whose handshake ends after it was cut is read from without any limit
+# R4, was broken because a connection whose handshake ends after it was cut is read from without any limit
 def test_a_handshake_that_ends_late_does_not_end_the_limit(tls):
     context = Slow(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cadata="".join(map(ssl.DER_cert_to_PEM_cert, tls.trusting.get_ca_certs(True))))
@@ -481,7 +481,7 @@ def test_other_statuses_are_refused(tls, status, inside):
     assert "secret" not in refusal(tls.pictures(), "https://pictures.test/")
 
 
-# DEFECT R1: fails because InputError is a ValueError, which `fetch` turns into "the connection failed"
+# R1, was broken because InputError is a ValueError, which `fetch` turns into "the connection failed"
 @pytest.mark.parametrize("status", [401, 403, 404, 410, 418, 500, 503])
 def test_it_is_told_which_status_came(tls, status):
     tls.answer = lambda sock, _: sock.sendall(ok(b"secret of the inside", status=f"{status} Whatever"))
@@ -650,13 +650,13 @@ def test_private_hosts_are_refused_and_nothing_is_told_of_them(server, url):
             assert word not in told.replace(url.lower(), "")
 
 
-# DEFECT R6: fails with status 500, as half of a surrogate pair in an error's text cannot be sent
+# R6, was status 500, as half of a surrogate pair in an error's text cannot be sent
 def test_a_host_that_is_no_unicode(server):
     for reply in asked(server, "https://\udcff/"):
         assert reply.status == 400
 
 
-# DEFECT R7: fails because the whole host is told again
+# R7, was broken because the whole host is told again
 def test_a_very_long_host(server):
     for reply in asked(server, "https://" + "a" * 20_000):
         assert reply.status == 400
@@ -690,7 +690,7 @@ def test_what_is_fetched_and_is_no_picture_is_not_told(server, tls, monkeypatch,
         assert "secret" not in reply.message
 
 
-# DEFECT R2: fails with status 500, see above
+# R2, was status 500, see above
 def test_a_redirect_that_cannot_be_read_is_the_clients_error(server, tls, monkeypatch):
     monkeypatch.setattr(server.service.pictures, "_remote", tls.pictures())
     tls.answer = leading(*["https://[/"] * 5)
@@ -698,7 +698,7 @@ def test_a_redirect_that_cannot_be_read_is_the_clients_error(server, tls, monkey
         assert reply.status == 400
 
 
-# DEFECT R5: fails because pictures that wait for a thread to fetch them have no time limit
+# R5, was broken because pictures that wait for a thread to fetch them have no time limit
 def test_many_slow_hosts_do_not_hold_a_request_beyond_its_time(server, tls, monkeypatch):
     monkeypatch.setattr(server.service.pictures, "_remote", tls.pictures(time_limit_s=0.6))
     tls.answer = dripping(b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n")

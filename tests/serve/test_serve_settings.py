@@ -81,7 +81,7 @@ def test_settings_that_cannot_be(values, word):
         assert key not in str(caught.value)
 
 
-# DEFECT S2: fails because infinity is taken, and breaks the server when it starts or stops
+# S2, was broken because infinity is taken, and breaks the server when it starts or stops
 @pytest.mark.parametrize("name", ["upload_time_s", "drain_time_s", "remote_time_s"])
 def test_times_are_finite(name):
     with pytest.raises(InputError, match=name):
@@ -179,7 +179,7 @@ def test_files_without_keys(tmp_path, content):
         read_keys(file)
 
 
-# DEFECT S1: fails because what is left out as a comment counts as a key before, so that the server asks for none
+# S1, was broken because what is left out as a comment counts as a key before, so that the server asks for none
 def test_a_file_of_comments_is_a_file_without_keys(tmp_path):
     file = tmp_path / "keys"
     file.write_text(f"# our keys\n#{KEY}\n")
@@ -187,7 +187,7 @@ def test_a_file_of_comments_is_a_file_without_keys(tmp_path):
         read_keys(file)
 
 
-# DEFECT S1: fails for the same reason
+# S1, was broken for the same reason
 def test_a_key_of_the_environment_is_no_comment(monkeypatch):
     monkeypatch.setenv("GROMA_API_KEYS", f"#{KEY}")
     assert read_keys(None) == (f"#{KEY}",)
@@ -286,7 +286,7 @@ def test_limits_of_the_engine_that_cannot_be_end_the_command(refused, model):
     assert "max_queue" in refused(model, "--port", 0, "--max-queue", -1)
 
 
-# DEFECT S2: fails with status 1 and an "internal error"
+# S2, was status 1 and an "internal error"
 @pytest.mark.parametrize(
     "arguments",
     [["--max-megapixels", "nan"], ["--max-megapixels", "inf"], ["--drain-time", "inf"]],
@@ -295,7 +295,7 @@ def test_numbers_that_are_none(refused, model, arguments):
     refused(model, "--port", 0, *arguments)
 
 
-# DEFECT S3: fails for the first, as such a name raises a TypeError, which is no OSError
+# S3, was broken for the first, as such a name raises a TypeError, which is no OSError
 @pytest.mark.parametrize("host", ["\udcff", "a" * 70, "a..b", "."])
 def test_hosts_that_are_no_names(host):
     with pytest.raises(InputError, match="cannot listen"):
@@ -486,7 +486,7 @@ def test_a_known_origin_may_call(server):
         assert "origin" in reply.headers["vary"].lower()
 
 
-# DEFECT S4: fails because Guards stand outside of the CORS middleware: such a page sees no status and no sentence
+# S4, was broken because Guards stand outside of the CORS middleware: such a page sees no status and no sentence
 @pytest.mark.parametrize(("key", "size", "status"), [("wrong", 10, 401), (KEY, 2 << 20, 413)])
 def test_a_known_origin_sees_why_it_was_refused(server, key, size, status):
     reply = server.ask("POST", CHAT, b" " * size, bearer(key, Origin=ORIGIN))
@@ -568,7 +568,7 @@ def test_questions_end_when_their_time_is_over(slow, monkeypatch):
     assert slow.idle()
 
 
-# DEFECT S5: fails because uvicorn's own reply is plain text, without the form and the headers of the others
+# S5, was broken because uvicorn's own reply is plain text, without the form and the headers of the others
 def test_more_connections_than_are_taken(slow):
     idle = [slow.connect() for _ in range(4)]
     try:
@@ -584,7 +584,7 @@ def test_more_connections_than_are_taken(slow):
             sock.close()
 
 
-# DEFECT S7: fails for streams, as nobody looks after their client before the first token
+# S7, was broken for streams, as nobody looked after their client before the first token
 @pytest.mark.parametrize("stream", [True, False])
 def test_who_goes_away_while_waiting_gives_its_place_up(slow, stream):
     body = json.dumps(chat(max_tokens=30, stream=stream))
@@ -601,7 +601,7 @@ def test_who_goes_away_while_waiting_gives_its_place_up(slow, stream):
     wait_for(lambda: slow.engine.running == 0, 1.5)
 
 
-# DEFECT S6: fails because a request that is still answered when the time is over is cancelled and answered with 500
+# S6, was broken because a request that is still answered when the time is over is cancelled and answered with 500
 def test_what_takes_longer_than_the_server_waits_is_told_so():
     replies: list[Any] = []
     with running(make_engine=slow_engine, drain_time_s=1.0) as server:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -19,6 +20,8 @@ B = TypeVar("B", bound=BaseModel)
 
 WORDS: dict[str, str] = dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "it must be an object")
 """Kinds of errors that pydantic tells with the names of our classes -> what is told instead."""
+
+_CHARSET = re.compile(r"charset\s*=\s*\"?([^\";\s]*)", re.IGNORECASE)
 
 IN_FORM = PIXEL
 """What stands for the picture of a form while its other fields are checked."""
@@ -76,12 +79,15 @@ async def read_with_picture(
 
 
 async def _read_form(request: Request, kind: type[B], pictures: PictureInput, engine: Engine) -> tuple[B, Picture]:
+    charset = _CHARSET.search(request.headers["content-type"])
+    if charset is not None and charset[1].lower() not in ("utf-8", "utf8", "us-ascii"):
+        raise HttpError(400, "the form must be in UTF-8")  # some of Python's codecs take very long, others fail
     try:
         form = await request.form(max_files=1, max_fields=20, max_part_size=1 << 16)
     except HTTPException as error:
         raise HttpError(400, f"the form cannot be read: {error.detail}") from None
-    except (UnicodeError, LookupError):
-        raise HttpError(400, "the form cannot be read: its charset is not known") from None
+    except UnicodeError:
+        raise HttpError(400, "the form cannot be read: it is not UTF-8") from None
     try:
         upload = form.get("image")
         if not isinstance(upload, UploadFile):
