@@ -121,7 +121,11 @@ def read_to_end(sock: socket.socket, timeout_s: float = LIMIT_S) -> bytes:
 
 @contextmanager
 def running(
-    *, engine: EngineSettings | None = None, make_engine: Callable[[Metrics], Engine] | None = None, **settings: Any
+    *,
+    engine: EngineSettings | None = None,
+    make_engine: Callable[[Metrics], Engine] | None = None,
+    send_buffer_bytes: int | None = None,
+    **settings: Any,
 ) -> Iterator[Server]:
     """A server as `groma serve` runs it, but in a thread; ready, unless `make_engine` is given."""
     torch.set_num_threads(1)
@@ -132,6 +136,8 @@ def running(
     chosen = ServeSettings(**{"port": 0, "drain_time_s": 5.0} | settings)
     service = Service(chosen, make_engine or make, model_name="small")
     sock = run.listen(chosen)
+    if send_buffer_bytes is not None:  # connections inherit it
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
     server = Server(service, sock.getsockname()[1])
     thread = threading.Thread(target=_serve, args=(service, sock), name="test-server", daemon=True)
     thread.start()

@@ -440,6 +440,17 @@ def test_who_does_not_read_is_not_waited_for(server):
         wait_for(lambda: len(open_connections(server)) <= held, 4 * UPLOAD_S)
 
 
+# DEFECT H17: fails, as a connection is closed only once what is left has been sent, be it too little to pause for
+def test_who_leaves_a_little_unread_is_not_waited_for():
+    with running(upload_time_s=0.5, send_buffer_bytes=4096) as server, socket.socket() as sock:
+        wait_for(lambda: not open_connections(server))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        sock.connect(("127.0.0.1", server.port))
+        sock.sendall(http("GET", "/page/app.js", None, [("Connection", "keep-alive")]) * 6)
+        wait_for(lambda: len(open_connections(server)) == 1)
+        wait_for(lambda: not open_connections(server), 4)
+
+
 def open_connections(server: Server) -> list[str]:
     """Connections that the server holds, of Linux's table."""
     port = f":{server.port:04X}"

@@ -30,6 +30,9 @@ BETWEEN = "\n\n"
 CHARACTERS_A_TOKEN = 32
 """No text has tokens that are longer on average."""
 
+MAX_CHARACTERS = 400_000
+"""Of a conversation in any case: what is longer would hold up the others while it is read."""
+
 MAX_PAST_BOXES = 4000
 """Boxes that earlier answers may name in all."""
 
@@ -178,8 +181,8 @@ def _check_length(chat: Chat, engine: Engine) -> None:
     context: int = getattr(engine.assistant.model.config.language, "max_position_embeddings", None) or 1 << 20
     told = [turn.answer for turn in chat.turns if turn.answer is not None]
     letters = sum(len(turn.text) for turn in chat.turns) + sum(len(_content(answer)) for answer in told)
-    if letters > CHARACTERS_A_TOKEN * context:
-        raise _wrong(f"the conversation has {letters:,} characters, which the model's {context:,} tokens cannot hold")
+    if letters > min(CHARACTERS_A_TOKEN * context, MAX_CHARACTERS):
+        raise _wrong(f"the conversation has {letters:,} characters, more than the model's {context:,} tokens hold")
     groundings = [answer.grounding for answer in told if answer.grounding is not None]
     boxes = sum(len(entity.boxes_xyxy_px) for grounding in groundings for entity in grounding.entities)
     if boxes > MAX_PAST_BOXES:

@@ -171,7 +171,9 @@ class _Pinned(http.client.HTTPSConnection):
     def connect(self) -> None:
         """Connect to the address, not to what the name may mean by now."""
         self._plain = socket.create_connection((self._address, self.port), self.timeout)
-        self.sock = self._verified.wrap_socket(self._plain, server_hostname=self.host)
+        wrapped = self._verified.wrap_socket(self._plain, server_hostname=self.host, do_handshake_on_connect=False)
+        self.sock = wrapped
+        wrapped.do_handshake()
         self.check()  # cut during the handshake, what is wrapped now would know nothing of it
 
     def cut(self) -> None:
@@ -180,7 +182,8 @@ class _Pinned(http.client.HTTPSConnection):
         for sock in (self.sock, self._plain):
             if sock is not None:
                 with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)
+                    # the plain one: SSL's own would go on as if nothing were encrypted, under who reads
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def check(self) -> None:
         """TimeoutError if it was cut."""

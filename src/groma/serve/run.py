@@ -58,6 +58,7 @@ def serve(service: Service, sock: socket.socket) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # what a client says of its own address is not believed
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=math.ceil(settings.drain_time_s) + 5,  # those who are told so need a moment, too
         h11_max_incomplete_event_size=1 << 16,
@@ -141,7 +142,9 @@ def _patient(settings: ServeSettings) -> type[H11Protocol]:
 
         def _end_if_idle(self) -> None:
             if self.cycle is None or self.cycle.response_complete:
-                self.transport.close()
+                # to close would be to wait for a client that leaves a little unread
+                end = self.transport.abort if self.transport.get_write_buffer_size() else self.transport.close
+                end()
 
     return Patient
 
