@@ -141,6 +141,9 @@ class RemotePictures:
             if response.status != 200:
                 raise InputError(f"the picture's host {host} answered with status {response.status}")
             return self._read(connection, response, host, deadline)
+        except (OSError, http.client.HTTPException):
+            connection.check()  # whatever it looks like, it was cut
+            raise
         finally:
             timer.cancel()
             connection.close()
