@@ -44,7 +44,8 @@ def find_browser() -> str | None:
     return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
-@pytest.fixture(scope="session")
+# of a module: Playwright's loop runs in the main thread as long as it is there, and tests of other rooms run their own
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     from playwright.sync_api import expect, sync_playwright
 
@@ -58,7 +59,7 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def running_server() -> Iterator[PageServer | OutsideServer]:
     if url := os.environ.get("GROMA_PAGE_URL"):
         yield OutsideServer(url)
@@ -84,7 +85,7 @@ def server(site: PageServer | OutsideServer) -> PageServer:
     return site
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def free_pages(browser: Browser) -> dict[str, list[Page]]:
     """Pages that no test uses now, by the kind of their window: a new one costs more than most tests."""
     return {}
