@@ -56,7 +56,7 @@ ANSWER_S = 10.0
 """Seconds after which a reply to one request counts as a hang."""
 
 LEAK = re.compile(
-    r"Traceback|File \"|/work/|/usr/|/root/|/home/|site-packages|\.py\b|\b0x[0-9a-f]{6,}|<_io|object at|<class|"
+    r"Traceback|File \"|/(?:work|usr|root|home)/|site-packages|\.py\b|\b0x[0-9a-f]{6,}|<_io|object at|<class|"
     r"NoneType|\b(?!PostScript)[A-Z][a-z]+(?:[A-Z][a-z]+)+\b|\w+(?:Error|Exception|Warning)\b|"
     r"groma\.\w|pydantic|starlette|numpy|torch"
 )

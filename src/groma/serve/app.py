@@ -174,8 +174,8 @@ async def _tell(_: Request, error: Exception) -> Response:
 async def _tell_http(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     texts = {404: "there is nothing at this address", 405: "this address takes another method"}
-    told = HttpError(error.status_code, texts.get(error.status_code, "the request cannot be used"))
-    return error_response(HttpError(told.status, str(told), headers=dict(error.headers or {})))
+    text = texts.get(error.status_code, "the request cannot be used")
+    return error_response(HttpError(error.status_code, text, headers=dict(error.headers or {})))
 
 
 async def _tell_nobody(_: Request, __: Exception) -> Response:
