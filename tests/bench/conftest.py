@@ -1,23 +1,11 @@
 """A model of random weights, whose every figure takes a moment."""
 
-from collections.abc import Iterator
-
 import pytest
-import torch
 from PIL import Image
 
 from groma.bench.stages import Task
 from groma.inference.assistant import Groma
 from small_models import picture, small_groma
-
-
-@pytest.fixture(autouse=True, scope="package")
-def one_thread() -> Iterator[None]:
-    """On a busy machine threads that wait for each other take a hundred times as long; here nothing is to be fast."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -38,15 +38,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
 TOLERANCE = 1e-4
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Two cores are shared with other tests."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module", params=[*FAMILIES, "groma-tiny"])
 def pair(request, tmp_path_factory) -> tuple[Groma, Path]:
     """A model and its export."""

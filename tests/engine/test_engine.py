@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from groma.engine.engine import Engine, EngineSettings, Observer
+from groma.engine.engine import Engine, EngineSettings
+from groma.engine.observer import Observer
 from groma.engine.ticket import (
     Answered,
     BusyError,
@@ -23,20 +24,14 @@ from groma.errors import InputError
 from groma.inference.assistant import Groma
 from groma.inference.generate import Decoding
 from groma.inference.result import Entity
+from groma.inference.transcript import Transcript
 from groma.prompt.parse import TextDelta
+from slow_backend import slowly
 from small_models import assert_same, picture, small_groma
 
 QUESTIONS = ("Why?", "What is in the picture?", "Locate the red dog.", "And the others, in all their detail, please?")
 SHORT = Decoding(max_new_tokens=12)
 LONG = Decoding(max_new_tokens=200, temperature=1.0, seed=3)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -54,17 +49,6 @@ def counting(assistant, monkeypatch) -> list[int]:
     perceive = assistant.model.perceive
     monkeypatch.setattr(assistant.model, "perceive", lambda pixels: seen.append(len(pixels)) or perceive(pixels))
     return seen
-
-
-def slow(engine: Engine, seconds: float) -> None:
-    """Every step takes a while, so that a test can do something in between."""
-    step = engine._backend.step
-
-    def stepping():
-        time.sleep(seconds)
-        return step()
-
-    engine._backend.step = stepping
 
 
 def test_answers_are_those_of_the_plain_call_whoever_else_asks(assistant):
@@ -171,8 +155,7 @@ def test_regions_alone(assistant):
 
 
 def test_who_gives_up_frees_a_place_at_the_next_step(assistant):
-    engine = Engine(assistant, EngineSettings(max_batch=2))
-    slow(engine, 0.02)
+    engine = Engine(assistant, EngineSettings(max_batch=2), backend=slowly(assistant, 0.02))
     with engine:
         long = engine.question(opened(engine), QUESTIONS[0], decoding=LONG)
         first, second, third = (engine.submit(replace(long, streams=True)) for _ in range(3))
@@ -199,8 +182,7 @@ def test_who_gives_up_while_waiting_is_never_answered(assistant):
             self.outcomes.append(outcome)
 
     observer = Seen()
-    engine = Engine(assistant, EngineSettings(max_batch=1), observer=observer)
-    slow(engine, 0.01)
+    engine = Engine(assistant, EngineSettings(max_batch=1), observer=observer, backend=slowly(assistant, 0.01))
     with engine:
         running = engine.submit(engine.question(opened(engine), QUESTIONS[0], decoding=Decoding(max_new_tokens=30)))
         waiting = engine.submit(engine.question(opened(engine), QUESTIONS[1], decoding=SHORT))
@@ -213,8 +195,7 @@ def test_who_gives_up_while_waiting_is_never_answered(assistant):
 
 @pytest.mark.parametrize("max_batch", [1, 2])
 def test_time_limits_hold_in_the_queue_and_in_the_batch(assistant, max_batch):
-    engine = Engine(assistant, EngineSettings(max_batch=max_batch))
-    slow(engine, 0.05)
+    engine = Engine(assistant, EngineSettings(max_batch=max_batch), backend=slowly(assistant, 0.05))
     with engine:
         long = engine.question(opened(engine), QUESTIONS[0], decoding=LONG)
         first = engine.submit(long)
@@ -227,8 +208,7 @@ def test_time_limits_hold_in_the_queue_and_in_the_batch(assistant, max_batch):
 
 
 def test_a_full_queue_says_when_to_come_again(assistant):
-    engine = Engine(assistant, EngineSettings(max_batch=1, max_queue=4))
-    slow(engine, 0.02)
+    engine = Engine(assistant, EngineSettings(max_batch=1, max_queue=4), backend=slowly(assistant, 0.02))
     with engine:
         long = engine.question(opened(engine), QUESTIONS[0], decoding=LONG)
         tickets = [engine.submit(long)]
@@ -247,8 +227,7 @@ def test_a_full_queue_says_when_to_come_again(assistant):
 
 def test_clients_are_served_in_turn(assistant):
     order = []
-    engine = Engine(assistant, EngineSettings(max_batch=1, max_queue=40))
-    slow(engine, 0.005)
+    engine = Engine(assistant, EngineSettings(max_batch=1, max_queue=40), backend=slowly(assistant, 0.005))
     with engine:
         job = engine.question(opened(engine), QUESTIONS[0], decoding=Decoding(max_new_tokens=2))
         tickets = [
@@ -264,8 +243,7 @@ def test_clients_are_served_in_turn(assistant):
 
 
 def test_a_question_that_fails_takes_no_other_down(assistant, monkeypatch, caplog):
-    engine = Engine(assistant)
-    slow(engine, 0.01)
+    engine = Engine(assistant, backend=slowly(assistant, 0.01))
     with engine:
         long = engine.question(opened(engine), QUESTIONS[0], decoding=Decoding(max_new_tokens=40))
         good = engine.submit(long)
@@ -288,6 +266,77 @@ def test_a_question_that_fails_takes_no_other_down(assistant, monkeypatch, caplo
         assert_same(good.result(20).answer, beside.result(20).answer)
 
 
+def test_a_picture_that_cannot_be_encoded_takes_no_other_down(assistant, monkeypatch):
+    engine = Engine(assistant, backend=slowly(assistant, 0.01))
+    see = assistant.see_pixels
+    with engine:
+        first, bad, good = (engine.question(opened(engine, n), QUESTIONS[0], decoding=SHORT) for n in range(3))
+
+        def breaking(pixels, sizes):
+            if any((one == bad.picture.pixels).all() for one in pixels):
+                raise RuntimeError("out of memory")
+            return see(pixels, sizes)
+
+        monkeypatch.setattr(assistant, "see_pixels", breaking)
+        tickets = [engine.submit(job) for job in (first, bad, good)]
+        with pytest.raises(EngineError):
+            tickets[1].result(20)
+        for number in (0, 2):
+            plain = assistant.ask(picture(number), QUESTIONS[0], decoding=SHORT)
+            assert_same(tickets[number].result(20).answer, plain)
+
+
+@pytest.mark.parametrize("memory_for", [1, 0], ids=["prompts-one-by-one", "no-prompt-of-that-length"])
+def test_a_prompt_for_which_there_is_no_memory_takes_no_other_down(assistant, monkeypatch, memory_for):
+    """Prompts of several at once are then read one by one; who runs already notices nothing."""
+    with Engine(assistant, backend=slowly(assistant, 0.01)) as engine:
+        jobs = [engine.question(opened(engine), q, decoding=Decoding(max_new_tokens=40)) for q in QUESTIONS[:3]]
+        wanted = [assistant.ask(picture(0), q, decoding=jobs[0].decoding) for q in QUESTIONS[:3]]
+        forward, failed = assistant.model.language.forward, []
+
+        def forgetful(embeddings, **options):
+            hidden = forward(embeddings, **options)  # so that the cache was written when it fails
+            if embeddings.shape[1] > 1 and len(embeddings) > memory_for:
+                failed.append(len(embeddings))
+                raise torch.OutOfMemoryError("no memory is left")
+            return hidden
+
+        first = engine.submit(jobs[0])
+        while first.first_said is None:
+            time.sleep(0.001)
+        monkeypatch.setattr(assistant.model.language, "forward", forgetful)
+        with engine._condition:  # so that both join at once
+            others = [engine.submit(job) for job in jobs[1:]]
+        for ticket, plain in zip(others, wanted[1:], strict=True):
+            if memory_for:
+                assert_same(ticket.result(20).answer, plain)
+            else:
+                with pytest.raises(EngineError):
+                    ticket.result(20)
+        assert not first.done or memory_for
+        assert_same(first.result(20).answer, wanted[0])
+        assert failed[0] == 2
+        assert engine.running == 0
+
+
+def test_an_answer_that_cannot_be_read_takes_no_other_down(assistant, monkeypatch):
+    with Engine(assistant, backend=slowly(assistant, 0.01)) as engine:
+        decoding = Decoding(max_new_tokens=40)
+        good, bad = (engine.submit(engine.question(opened(engine), q, decoding=decoding)) for q in QUESTIONS[:2])
+        add = Transcript.add
+
+        def breaking(transcript, said):
+            if transcript._question == QUESTIONS[1]:
+                raise RuntimeError("a token that nobody knows")
+            return add(transcript, said)
+
+        monkeypatch.setattr(Transcript, "add", breaking)
+        with pytest.raises(EngineError):
+            bad.result(20)
+        assert_same(good.result(20).answer, assistant.ask(picture(0), QUESTIONS[0], decoding=decoding))
+        assert engine._batch._backend.running == 0
+
+
 def test_a_step_that_breaks_fails_who_was_in_it_and_the_engine_goes_on(assistant, monkeypatch):
     with Engine(assistant) as engine:
         job = engine.question(opened(engine), QUESTIONS[0], decoding=Decoding(max_new_tokens=5))
@@ -304,8 +353,7 @@ def test_a_step_that_breaks_fails_who_was_in_it_and_the_engine_goes_on(assistant
 
 
 def test_stopping_finishes_what_runs_or_tells_it(assistant):
-    engine = Engine(assistant)
-    slow(engine, 0.01)
+    engine = Engine(assistant, backend=slowly(assistant, 0.01))
     with pytest.raises(StoppedError):
         engine.submit(Job(picture=opened(engine), exchange=None))
     engine.start()
@@ -316,8 +364,7 @@ def test_stopping_finishes_what_runs_or_tells_it(assistant):
     with pytest.raises(StoppedError):
         engine.submit(job)
 
-    engine = Engine(assistant)
-    slow(engine, 0.05)
+    engine = Engine(assistant, backend=slowly(assistant, 0.05))
     engine.start()
     ticket = engine.submit(replace(job, decoding=LONG))
     assert engine.close(timeout_s=0.1) is False

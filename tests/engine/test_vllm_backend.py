@@ -20,6 +20,7 @@ from groma.engine.engine import Engine
 from groma.engine.vllm_backend import MAX_SCORED, VLLMBackend
 from groma.errors import CheckpointError, GromaError, InputError, MissingExtraError
 from groma.inference.constraint import AnswerState, is_well_formed
+from groma.inference.decoder import Failed, Said, decode
 from groma.inference.generate import Decoding
 from small_models import assert_same, picture, small_groma
 from spoken_prompts import answers, own_decoder, prompts, silent_ids, token_ids
@@ -44,15 +45,6 @@ def family(request, tmp_path_factory):
 def llama(tmp_path_factory):
     model = small_groma(seed=2)
     return model, exported(model, tmp_path_factory.mktemp("llama") / "out")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Two cores are shared with other tests."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def exported(model, folder):
@@ -245,11 +237,26 @@ def test_no_answer_inherits_the_grammar_of_the_one_before(llama):
 def test_an_answer_that_vllm_gives_up_is_told(llama, monkeypatch):
     model, folder = llama
     engine = backend(model, folder)
-    engine.add(0, prompts(model, [Decoding(max_new_tokens=20)])[0])
-    monkeypatch.setattr(fake_vllm.LLMEngine, "_reason", lambda self, request: "error" if request.token_ids else None)
+    given = prompts(model, [Decoding(max_new_tokens=20)] * 2)
+    (expected,) = answers(own_decoder(model), given[:1])
+    reason = fake_vllm.LLMEngine._reason
+
+    def second_breaks(self, request):
+        return "error" if request.name == "groma-1" and request.token_ids else reason(self, request)
+
+    monkeypatch.setattr(fake_vllm.LLMEngine, "_reason", second_breaks)
+    for key, prompt in enumerate(given):
+        engine.add(key, prompt)
+    said = {0: [], 1: []}
+    while engine.running:
+        for key, one in engine.step().items():
+            said[key].append(one)
+    assert [one.token_id for one in said[0]] == token_ids(expected), "the other answer was disturbed"
+    assert isinstance(said[1][-1], Failed) and "gave up an answer" in str(said[1][-1].error)
+    assert all(isinstance(one, Said) for one in said[1][:-1]) and len(said[1]) == 2
+    monkeypatch.setattr(fake_vllm.LLMEngine, "_reason", lambda self, request: "error")
     with pytest.raises(GromaError, match="gave up an answer"):
-        engine.step()
-    assert engine.running == 0
+        list(decode(engine, given[:1]))
 
 
 def test_closed_it_can_be_given_others(llama):

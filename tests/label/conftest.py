@@ -3,21 +3,11 @@
 from pathlib import Path
 
 import pytest
-import torch
 from label_workers import Echo
 
 from groma.label.tasks import TASKS
 from groma.pretrained import save
 from small_models import small_groma
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Two cores are shared with other tests and with workers."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """One server for the tests of this folder; tests that need other limits start their own."""
 
 import pytest
-import torch
 
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
 
@@ -9,14 +8,6 @@ from serving import Served, served
 
 from groma.inference.assistant import Groma
 from small_models import small_groma
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -20,15 +20,21 @@ from groma.serve.app import build_app
 from groma.serve.run import listen
 from groma.serve.service import Service
 from groma.serve.settings import ServeSettings
+from slow_backend import slowly
 
 
 class Served:
     """A server that runs."""
 
-    def __init__(self, assistant: Groma, settings: ServeSettings, engine_settings: EngineSettings) -> None:
+    def __init__(
+        self, assistant: Groma, settings: ServeSettings, engine_settings: EngineSettings, step_s: float
+    ) -> None:
         self.assistant = assistant
+        backend = slowly(assistant, step_s)
         self.service = Service(
-            settings, lambda metrics: Engine(assistant, engine_settings, observer=metrics), model_name="small"
+            settings,
+            lambda metrics: Engine(assistant, engine_settings, backend=backend, observer=metrics),
+            model_name="small",
         )
         self._sock = listen(settings)
         self.port: int = self._sock.getsockname()[1]
@@ -78,10 +84,14 @@ class Served:
 
 @contextlib.contextmanager
 def served(
-    assistant: Groma, settings: ServeSettings | None = None, engine_settings: EngineSettings | None = None
+    assistant: Groma,
+    settings: ServeSettings | None = None,
+    engine_settings: EngineSettings | None = None,
+    *,
+    step_s: float = 0.0,
 ) -> Iterator[Served]:
-    """Serve in a `with` block."""
-    server = Served(assistant, settings or ServeSettings(port=0), engine_settings or EngineSettings())
+    """Serve in a `with` block; every step takes `step_s` longer."""
+    server = Served(assistant, settings or ServeSettings(port=0), engine_settings or EngineSettings(), step_s)
     server.start()
     try:
         yield server

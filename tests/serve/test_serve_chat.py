@@ -218,9 +218,7 @@ def test_phrases_light_up_before_the_answer_ends(server, client):
 
 
 def test_a_client_that_goes_away_frees_its_place(assistant):
-    with served(assistant, engine_settings=EngineSettings(max_batch=1)) as server:
-        step = server.engine._backend.step
-        server.engine._backend.step = lambda: (threading.Event().wait(0.03), step())[1]
+    with served(assistant, engine_settings=EngineSettings(max_batch=1), step_s=0.03) as server:
         options = {"max_tokens": 300, "temperature": 1.0, "seed": 3}
         with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
             for stream in (True, False):
@@ -290,9 +288,7 @@ def test_a_grounding_that_was_tampered_with_is_refused(server, client):
 
 
 def test_a_full_queue_is_told_with_when_to_come_again(assistant):
-    with served(assistant, engine_settings=EngineSettings(max_batch=1, max_queue=1)) as server:
-        step = server.engine._backend.step
-        server.engine._backend.step = lambda: (threading.Event().wait(0.02), step())[1]
+    with served(assistant, engine_settings=EngineSettings(max_batch=1, max_queue=1), step_s=0.02) as server:
         body = {"messages": [user("Why?", picture(0))], "max_tokens": 60, "temperature": 1, "seed": 3}
         replies = []
 
@@ -312,9 +308,7 @@ def test_a_full_queue_is_told_with_when_to_come_again(assistant):
 
 
 def test_a_time_limit(assistant):
-    with served(assistant, ServeSettings(port=0, time_limit_s=0.3)) as server:
-        step = server.engine._backend.step
-        server.engine._backend.step = lambda: (threading.Event().wait(0.05), step())[1]
+    with served(assistant, ServeSettings(port=0, time_limit_s=0.3), step_s=0.05) as server:
         body = {"messages": [user("Why?", picture(0))], "max_tokens": 300, "temperature": 1, "seed": 3}
         status, told, _ = server.send("POST", "/v1/chat/completions", body)
         assert status == 504 and "within 0.3 s" in told["error"]["message"]

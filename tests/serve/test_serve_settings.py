@@ -23,11 +23,11 @@ from groma.cli import main
 from groma.cli.serve import read_keys
 from groma.engine.engine import Engine, EngineSettings
 from groma.errors import CheckpointError, InputError
-from groma.inference.decoder import Said
 from groma.pretrained import save
 from groma.serve.guards import SECURITY_HEADERS
 from groma.serve.run import listen
 from groma.serve.settings import ServeSettings, check_keys, is_key, is_loopback
+from slow_backend import slowly
 from small_models import small_groma
 
 KEY, OTHER_KEY = "key-of-the-tests-0123456789", "another-key-of-the-tests-9876"
@@ -517,24 +517,10 @@ def test_the_servers_own_page_may_call(server):
 # --- limits, and stopping --------------------------------------------------------------------------------------------
 
 
-class Slow:
-    """The model's own back end, a tenth of a second for each token."""
-
-    def __init__(self, backend: Any) -> None:
-        self._backend = backend
-
-    def step(self) -> dict[int, Said]:
-        time.sleep(0.1)
-        return self._backend.step()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
-
-
 def slow_engine(metrics: Any) -> Engine:
     assistant = small_groma(max_position_embeddings=1024)
     settings = EngineSettings(max_batch=1)
-    return Engine(assistant, settings, observer=metrics, backend=lambda prefixes: Slow(assistant.decoder(prefixes)))  # pyright: ignore
+    return Engine(assistant, settings, observer=metrics, backend=slowly(assistant, 0.1))
 
 
 @pytest.fixture(scope="module")

@@ -29,12 +29,3 @@ def base(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("base") / "model"
     save_whole(GromaModel(micro_config()), find_tokenizer(TOKENIZER), Preprocessing(size_px=SIDE_PX), folder)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """More threads only slow down what is so small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

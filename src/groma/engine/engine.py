@@ -6,7 +6,6 @@
 Between two steps whoever has ended, given up or run out of time leaves, and whoever waits joins.
 """
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,37 +13,30 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
 
-import numpy as np
 from PIL import Image
 
+from groma.engine.batch import Batch
 from groma.engine.fair_queue import FairQueue
+from groma.engine.observer import Observer
 from groma.engine.pictures import Picture, PictureCache, open_picture
 from groma.engine.ticket import (
     Answered,
     CancelledError,
-    EngineError,
     Event,
     Job,
     StoppedError,
     Ticket,
     TimeLimitError,
-    Usage,
-    with_boxes,
 )
 from groma.errors import GromaError, InputError
 from groma.image import MAX_PIXELS
 from groma.inference.assistant import Groma
-from groma.inference.decoder import Backend, Said
+from groma.inference.decoder import Backend
 from groma.inference.generate import Decoding, check_decoding
-from groma.inference.pictures import Seen
 from groma.inference.prefix import PrefixStore
-from groma.inference.preparing import Prepared, Request
 from groma.inference.request import BoxesXyxyPx
 from groma.inference.result import GroundedAnswer
 from groma.inference.turns import asking
-from groma.prompt.parse import Grounded, TextDelta
-
-LOG = logging.getLogger("groma.engine")
 
 ENCODED_TOGETHER = 4
 """New pictures that are encoded between two steps at most: answers on their way do not stand still for long."""
@@ -77,39 +69,6 @@ class EngineSettings:
                 raise InputError(f"{name} must be 0 or more, not {getattr(self, name)}")
 
 
-class Observer:
-    """What is told of what happens; this one listens to nothing. All calls come from the engine's thread."""
-
-    def stepped(self, batch: int, seconds: float) -> None:
-        """One token of so many answers."""
-
-    def encoded(self, pictures: int, seconds: float) -> None:
-        """So many pictures went through the encoder."""
-
-    def began(self, waited_s: float) -> None:
-        """A question left the queue."""
-
-    def said_first(self, seconds: float) -> None:
-        """The first token of an answer, since it was asked."""
-
-    def ended(self, outcome: str, seconds: float, usage: Usage) -> None:
-        """With the outcome "answered", "refused", "cancelled", "time_limit", "stopped" or "failed"."""
-
-
-@dataclass(slots=True)
-class _Running:
-    """An answer on its way."""
-
-    ticket: Ticket
-    prepared: Prepared
-    said: int = 0
-    cached: int = 0
-
-    @property
-    def usage(self) -> Usage:
-        return Usage(len(self.prepared.prompt), self.cached, self.said)
-
-
 class Engine(AbstractContextManager["Engine"]):
     """Answers questions of many at once; greedy answers are those of `Groma.ask`, whoever else asks.
 
@@ -136,15 +95,13 @@ class Engine(AbstractContextManager["Engine"]):
         self.settings = settings or EngineSettings()
         self.pictures = PictureCache(self.settings.picture_cache_bytes)
         self.prefixes = PrefixStore(self.settings.prefix_cache_bytes)
-        self._backend: Backend = (backend or assistant.decoder)(self.prefixes)
-        self._observer = observer or Observer()
+        made: Backend = (backend or assistant.decoder)(self.prefixes)
+        self._batch = Batch(assistant, made, self.pictures, observer or Observer())
         self._queue = FairQueue(self.settings.max_queue)
-        self._running: dict[int, _Running] = {}
         self._condition = threading.Condition()
         self._given_up = False
         self._stopping: str | None = None
         self._looked = 0.0
-        self._seconds_each = 0.5
         self._thread = threading.Thread(target=self._run, name="groma-engine", daemon=True)
 
     # --- for those who ask -------------------------------------------------------------------------------------------
@@ -181,7 +138,7 @@ class Engine(AbstractContextManager["Engine"]):
     @property
     def running(self) -> int:
         """Answers on their way."""
-        return len(self._running)
+        return len(self._batch)
 
     def picture(self, source: bytes | Image.Image) -> Picture:
         """Decode a picture for a job, in the caller's thread.
@@ -232,7 +189,7 @@ class Engine(AbstractContextManager["Engine"]):
         with self._condition:
             if not self.ready:
                 raise StoppedError("the engine takes no questions: it stops, or was not started")
-            self._queue.put(ticket, seconds_each=self._seconds_each)
+            self._queue.put(ticket, seconds_each=self._batch.seconds_each)
             self._condition.notify()
         return ticket
 
@@ -290,28 +247,27 @@ class Engine(AbstractContextManager["Engine"]):
         finally:
             with self._condition:
                 self._stopping = "now"
-                left = [*self._queue.take(lambda _: True), *(one.ticket for one in self._running.values())]
+                left = [*self._queue.take(lambda _: True), *self._batch.tickets]
             for ticket in left:
-                self._fail(ticket, StoppedError("the engine has stopped"), "stopped")
-            self._backend.close()
+                self._batch.leave(ticket, StoppedError("the engine has stopped"), "stopped")
+            self._batch.close()
 
     def _turn(self) -> bool:
         """Let leave and join, and say one token of each answer; whether to go on."""
         with self._condition:
-            while not (self._running or len(self._queue) or self._stopping or self._given_up):
+            while not (self._batch or len(self._queue) or self._stopping or self._given_up):
                 self._condition.wait()
-            if self._stopping == "now" or (self._stopping and not self._running and not len(self._queue)):
+            if self._stopping == "now" or (self._stopping and not self._batch and not len(self._queue)):
                 return False
             unwanted = self._take_unwanted()
             joining = self._take_joining()
         try:
-            self._let_go(unwanted)
-            self._join(joining)
-            self._step()
+            for ticket in unwanted:
+                self._batch.leave(ticket, *_why_unwanted(ticket))
+            self._batch.join(joining)
+            self._batch.step()
         except Exception as error:  # noqa: BLE001  # the batch is lost, the engine goes on
-            self._backend.close()
-            taken = {ticket.number: ticket for ticket in (*joining, *(one.ticket for one in self._running.values()))}
-            self._broke([ticket for ticket in taken.values() if not ticket.done], error)
+            self._batch.fail_all(joining, error)
         return True
 
     def _take_unwanted(self) -> list[Ticket]:
@@ -324,16 +280,13 @@ class Engine(AbstractContextManager["Engine"]):
         def unwanted(ticket: Ticket) -> bool:
             return ticket.cancelled or now > ticket.deadline
 
-        return [
-            *self._queue.take(unwanted),
-            *(one.ticket for one in self._running.values() if unwanted(one.ticket)),
-        ]
+        return [*self._queue.take(unwanted), *filter(unwanted, self._batch.tickets)]
 
     def _take_joining(self) -> list[Ticket]:
         """Who gets the free places."""
         joining: list[Ticket] = []
         new: set[str] = set()
-        while len(self._running) + len(joining) < self.settings.max_batch and len(new) < ENCODED_TOGETHER:
+        while len(self._batch) + len(joining) < self.settings.max_batch and len(new) < ENCODED_TOGETHER:
             ticket = self._queue.pop()
             if ticket is None:
                 break
@@ -342,129 +295,8 @@ class Engine(AbstractContextManager["Engine"]):
                 new.add(ticket.job.picture.digest)
         return joining
 
-    def _let_go(self, unwanted: Sequence[Ticket]) -> None:
-        for ticket in unwanted:
-            self._backend.drop(ticket.number)
-            if ticket.cancelled:
-                self._fail(ticket, CancelledError("the question was given up"), "cancelled")
-            else:
-                limit = f"{ticket.job.time_limit_s:g} s"
-                self._fail(ticket, TimeLimitError(f"the question was not answered within {limit}"), "time_limit")
 
-    def _fail(self, ticket: Ticket, error: GromaError, outcome: str) -> None:
-        running = self._running.pop(ticket.number, None)
-        usage = Usage(0, 0, 0) if running is None else running.usage
-        self._observer.ended(outcome, time.monotonic() - ticket.submitted, usage)
-        ticket.tell(error)
-
-    # --- joining -----------------------------------------------------------------------------------------------------
-
-    def _join(self, joining: Sequence[Ticket]) -> None:
-        now = time.monotonic()
-        for ticket in joining:
-            ticket.began = now
-            self._observer.began(now - ticket.submitted)
-        seen = self._see([ticket.job.picture for ticket in joining])
-        pairs = zip(joining, seen, strict=True)
-        for ticket, prepared in self._prepared([pair for pair in pairs if not self._looked_only(*pair)]):
-            try:
-                self._backend.add(ticket.number, prepared.prompt)
-            except GromaError as error:  # this prompt is not taken; what runs goes on
-                self._broke([ticket], error)
-                continue
-            self._running[ticket.number] = _Running(ticket, prepared)
-
-    def _looked_only(self, ticket: Ticket, seen: Seen) -> bool:
-        """Answer at once where only regions are asked for."""
-        if ticket.job.exchange is not None:
-            return False
-        regions = tuple(self.assistant.found(seen))
-        self._end(ticket, Answered(None, regions, Usage(0, 0, 0)))
-        return True
-
-    def _see(self, pictures: Sequence[Picture]) -> list[Seen]:
-        """What the model makes of pictures; new ones are encoded together, each once."""
-        known = {p.digest: p.seen for p in pictures if p.seen is not None}
-        new: dict[str, Picture] = {}
-        for picture in pictures:
-            if picture.digest not in known:
-                found = self.pictures.find(picture.digest)  # another question may have brought it meanwhile
-                if found is not None:
-                    known[picture.digest] = found
-                else:
-                    new[picture.digest] = picture
-        if new:
-            began = time.monotonic()
-            pixels = np.stack([p.pixels for p in new.values() if p.pixels is not None])
-            fresh = self.assistant.see_pixels(pixels, [p.size_px for p in new.values()])
-            known |= dict(zip(new, fresh, strict=True))
-            self._observer.encoded(len(new), time.monotonic() - began)
-        for digest, seen in known.items():
-            self.pictures.keep(digest, seen)
-        return [known[picture.digest] for picture in pictures]
-
-    def _prepared(self, asking: Sequence[tuple[Ticket, Seen]]) -> list[tuple[Ticket, Prepared]]:
-        """Prompts; who cannot be answered is told, and the others are not held up."""
-        requests = [
-            (ticket, Request(seen, ticket.job.exchange, ticket.job.decoding))
-            for ticket, seen in asking
-            if ticket.job.exchange is not None
-        ]
-        if not requests:
-            return []
-        try:
-            prepared = self.assistant.prepare([request for _, request in requests])
-            return [(ticket, one) for (ticket, _), one in zip(requests, prepared, strict=True)]
-        except Exception as error:  # noqa: BLE001
-            if len(asking) == 1:
-                self._broke([asking[0][0]], error)
-                return []
-        return [pair for one in asking for pair in self._prepared([one])]
-
-    # --- speaking ----------------------------------------------------------------------------------------------------
-
-    def _step(self) -> None:
-        if not self._running:
-            return
-        began, count = time.monotonic(), len(self._running)
-        said = self._backend.step()
-        self._observer.stepped(count, time.monotonic() - began)
-        for number, one in said.items():  # a back end may say nothing of some yet
-            self._said(self._running[number], one)
-
-    def _said(self, running: _Running, said: Said) -> None:
-        ticket, transcript = running.ticket, running.prepared.transcript
-        running.said += 1
-        running.cached = running.cached or said.cached_tokens
-        if ticket.first_said is None:
-            ticket.first_said = time.monotonic()
-            self._observer.said_first(ticket.first_said - ticket.submitted)
-        events = transcript.add(said)
-        if said.ended:
-            events += transcript.finish()
-        if ticket.job.streams:
-            for event in events:
-                if isinstance(event, TextDelta):
-                    ticket.tell(event)
-                elif isinstance(event, Grounded):
-                    ticket.tell(with_boxes(transcript.entity(event.phrase), transcript.regions))
-        if said.ended:
-            del self._running[ticket.number]
-            answer = running.prepared.answer
-            self._end(ticket, Answered(answer, answer.regions, running.usage))
-
-    def _end(self, ticket: Ticket, answered: Answered) -> None:
-        seconds = time.monotonic() - ticket.submitted
-        share = (time.monotonic() - (ticket.began or ticket.submitted)) / max(1, len(self._running) + 1)
-        self._seconds_each += 0.1 * (share - self._seconds_each)
-        self._observer.ended("answered", seconds, answered.usage)
-        ticket.tell(answered)
-
-    def _broke(self, tickets: Sequence[Ticket], error: Exception) -> None:
-        """Tell whose question it was; what users can mend they are told, the rest is logged."""
-        for ticket in list(tickets):
-            if isinstance(error, GromaError):
-                self._fail(ticket, error, "refused")
-            else:
-                LOG.error("question %d failed", ticket.number, exc_info=error)
-                self._fail(ticket, EngineError("the model could not answer this question"), "failed")
+def _why_unwanted(ticket: Ticket) -> tuple[GromaError, str]:
+    if ticket.cancelled:
+        return CancelledError("the question was given up"), "cancelled"
+    return TimeLimitError(f"the question was not answered within {ticket.job.time_limit_s:g} s"), "time_limit"

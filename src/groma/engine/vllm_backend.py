@@ -22,7 +22,7 @@ import torch
 from groma.engine import vllm_grammar
 from groma.engine.vllm_grammar import PROCESSOR, REGIONS, TEMPERATURE, Export
 from groma.errors import CheckpointError, GromaError, InputError, MissingExtraError
-from groma.inference.decoder import Prompt, Said
+from groma.inference.decoder import Failed, Prompt, Said
 from groma.inference.generate import COLDEST, Decoding
 from groma.prompt.tokens import SpecialTokenIds
 
@@ -56,7 +56,7 @@ class _Answer:
     num_regions: int
     begun: bool = False
     """something was said"""
-    waiting: deque[Said] = field(default_factory=deque[Said])
+    waiting: deque[Said | Failed] = field(default_factory=deque[Said | Failed])
     """what was said, but not told yet"""
 
 
@@ -154,7 +154,7 @@ class VLLMBackend:
             extra_args=extra or None,
         )
 
-    def step(self) -> dict[int, Said]:
+    def step(self) -> dict[int, Said | Failed]:
         """One token of every answer, by key; those that ended have left.
 
         An answer whose prompt vLLM is still reading, or has not begun to read, is missing. At least one is there,
@@ -174,7 +174,7 @@ class VLLMBackend:
             for output in outputs:
                 self._hear(output)
         said = {key: answer.waiting.popleft() for key, answer in self._answers.items() if answer.waiting}
-        for key in [key for key, one in said.items() if one.ended]:
+        for key in [key for key, one in said.items() if isinstance(one, Failed) or one.ended]:
             del self._keys[self._answers.pop(key).name]
         return said
 
@@ -184,6 +184,7 @@ class VLLMBackend:
         if key is None:  # dropped meanwhile
             return
         answer, completion = self._answers[key], output.outputs[0]
+        given_up = output.finished and completion.finish_reason not in ("stop", "length")
         token_ids: Sequence[int] = completion.token_ids
         for place, token_id in enumerate(token_ids, start=1):
             number = self.tokens.region_number(token_id)
@@ -192,14 +193,14 @@ class VLLMBackend:
                 Said(
                     token_id=token_id,
                     region_probabilities=scores,
-                    ended=output.finished and place == len(token_ids),
+                    ended=output.finished and not given_up and place == len(token_ids),
                     cached_tokens=0 if answer.begun else output.num_cached_tokens or 0,
                 )
             )
             answer.begun = True
-        if output.finished and completion.finish_reason not in ("stop", "length"):
-            self.drop(key)
-            raise GromaError(f"vLLM gave up an answer ({completion.finish_reason}); its log says why.")
+        if given_up:
+            reason = f"vLLM gave up an answer ({completion.finish_reason}); its log says why."
+            answer.waiting.append(Failed(GromaError(reason)))
 
     def _probabilities(self, scores: Mapping[int, Any], number: int, answer: _Answer) -> dict[int, float]:
         """As groma.inference.generate.region_probabilities: renormalized over the regions that exist."""

@@ -61,6 +61,13 @@ class Said:
     """(V + A,) float32, before constraint and sampling; None where a back end does not tell"""
 
 
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An answer that cannot be given; it has left."""
+
+    error: Exception
+
+
 class Backend(Protocol):
     """What generates: the decoder below, or another engine (groma.engine.vllm_backend)."""
 
@@ -68,8 +75,8 @@ class Backend(Protocol):
         """An answer that begins with the next step."""
         ...
 
-    def step(self) -> dict[int, Said]:
-        """One token of every answer, by key; those that ended have left."""
+    def step(self) -> dict[int, Said | Failed]:
+        """One token of every answer, by key; those that ended have left. If it raises, all answers are lost."""
         ...
 
     def drop(self, key: int) -> None:
@@ -178,9 +185,9 @@ class Decoder:
         self._cache = RowCache()
 
     @torch.inference_mode()
-    def step(self) -> dict[int, Said]:
+    def step(self) -> dict[int, Said | Failed]:
         """One token of every answer, by key; those that ended have left."""
-        said = self._go_on() if self._rows else {}
+        said: dict[int, Said | Failed] = {**self._go_on()} if self._rows else {}
         for newcomers in _runs([self._recall(key, prompt) for key, prompt in self._waiting.items()]):
             said |= self._begin(newcomers)
         return said
@@ -203,7 +210,20 @@ class Decoder:
             return _Newcomer(key, prompt, None, 0)
         return _Newcomer(key, prompt, *self.prefixes.find(prompt.signature))
 
-    def _begin(self, newcomers: "Sequence[_Newcomer]") -> dict[int, Said]:
+    def _begin(self, newcomers: Sequence[_Newcomer]) -> dict[int, Said | Failed]:
+        """Read prompts: together, and one by one if that fails, so that only those fail that must."""
+        first = len(self._rows)
+        try:
+            return {**self._read_prompts(newcomers)}
+        except Exception as error:  # noqa: BLE001  # memory, most of all; rows before `first` were not touched
+            del self._rows[first:]
+            if len(newcomers) == 1:
+                self._waiting.pop(newcomers[0].key, None)
+                return {newcomers[0].key: Failed(error)}
+        # not within "except": what was raised holds on to memory
+        return {key: one for newcomer in newcomers for key, one in self._begin([newcomer]).items()}
+
+    def _read_prompts(self, newcomers: Sequence[_Newcomer]) -> dict[int, Said]:
         """Read the prompts of newcomers, less what is known of them."""
         first = len(self._rows)
         for place, one in enumerate(newcomers, start=first):
@@ -214,7 +234,7 @@ class Decoder:
         hidden = self._read(first, padded, [one.known for one in newcomers], [one.new for one in newcomers])
         for one in newcomers:
             self._rows.append(self._row(one.key, one.prompt, one.known))
-            del self._waiting[one.key]
+            self._waiting.pop(one.key, None)
         return self._speak(self._rows[first:], hidden)
 
     def _row(self, key: int, prompt: Prompt, known: int) -> _Row:
@@ -330,8 +350,17 @@ def decode(backend: Backend, prompts: Sequence[Prompt]) -> Iterator[dict[int, Sa
     Yields:
         Step by step what those say that have not ended, by number of the prompt. Who stops early has to `close` the
         back end.
+
+    Raises:
+        Exception: whatever stands in the way of one of them.
     """
     for number, prompt in enumerate(prompts):
         backend.add(number, prompt)
     while backend.running:
-        yield backend.step()
+        said: dict[int, Said] = {}
+        for number, one in backend.step().items():
+            if isinstance(one, Failed):
+                backend.close()
+                raise one.error
+            said[number] = one
+        yield said

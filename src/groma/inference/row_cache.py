@@ -134,12 +134,11 @@ class _RowLayer(CacheLayerMixin):
         steps = -(-max(length, old_length * 5 // 4) // LENGTH_STEP)
         length = old_length if length <= old_length else steps * LENGTH_STEP
         # zeros: what is masked is still multiplied by nothing, and nothing times not-a-number is not a number
-        grown = self.keys.new_zeros(rows, heads, length, width)
-        grown[:old_rows, :, :old_length] = self.keys
-        self.keys = grown
-        grown = self.values.new_zeros(rows, heads, length, self.values.shape[3])
-        grown[:old_rows, :, :old_length] = self.values
-        self.values = grown
+        keys = self.keys.new_zeros(rows, heads, length, width)
+        values = self.values.new_zeros(rows, heads, length, self.values.shape[3])
+        keys[:old_rows, :, :old_length] = self.keys
+        values[:old_rows, :, :old_length] = self.values
+        self.keys, self.values = keys, values  # both or, if there is no memory, none
 
     def _empty(self, key: Tensor, value: Tensor) -> None:
         self.dtype, self.device = key.dtype, key.device

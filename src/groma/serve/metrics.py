@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from groma.engine.engine import Observer
+from groma.engine.observer import Observer
 from groma.engine.ticket import Usage
 
 if TYPE_CHECKING:
