@@ -12,10 +12,7 @@ Pillow's module-wide switches (MAX_IMAGE_PIXELS, LOAD_TRUNCATED_IMAGES) are neve
 
 import io
 import stat
-import struct
-import threading
 import warnings
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -23,18 +20,18 @@ from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageFile
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from groma.errors import InputError
+from groma.image_file import DECODE_ERRORS, FORMATS, WARNINGS_LOCK, check_size, open_header
+
+__all__ = ["FORMATS", "IMAGENET_MEAN", "IMAGENET_STD", "MAX_PIXELS", "ImageSource", "Preprocessing", "load_image"]
 
 ImageSource = str | Path | bytes | Image.Image | np.ndarray
 
 MAX_PIXELS = 100_000_000
 """Most pixels (width x height) a picture may have unless the caller says otherwise: 300 MB once decoded."""
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
-"""The file formats that are read, by Pillow's names; Pillow knows more, some of them start programs."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -50,29 +47,6 @@ RESAMPLING: dict[str, Image.Resampling] = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 
-# What a file that is no readable picture probably is: (offset, bytes found there in lower case, name).
-_KNOWN_BY_MAGIC: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"%pdf", "a PDF document"),
-    (0, b"%!ps", "a PostScript file"),
-    (0, b"<svg", "an SVG drawing"),
-    (0, b"<?xml", "an XML file (an SVG drawing?)"),
-    (0, b"<!doctype", "a web page"),
-    (0, b"<html", "a web page"),
-    (0, b"pk\x03\x04", "a ZIP archive"),
-    (0, b"\x1f\x8b", "a gzip archive"),
-    (0, b"8bps", "a Photoshop file"),
-    (0, b"version https://git-lfs", "a Git LFS pointer instead of a picture"),
-    (4, b"ftyphe", "a HEIC picture"),
-    (4, b"ftypmif1", "a HEIC picture"),
-    (4, b"ftyp", "a video"),
-)
-
-# Whatever Pillow's decoders raise on damaged data. Warning: a process may turn warnings into exceptions.
-_DECODE_ERRORS = (
-    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, AttributeError,
-    NotImplementedError, RuntimeError, AssertionError, struct.error, zlib.error, Warning,
-)  # fmt: skip
-
 _TURNS: dict[int, Image.Transpose] = {  # EXIF orientation -> what makes the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -82,8 +56,6 @@ _TURNS: dict[int, Image.Transpose] = {  # EXIF orientation -> what makes the pic
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-_WARNINGS_LOCK = threading.Lock()  # warnings.catch_warnings alone mixes up the filters of two threads
 
 
 def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -111,7 +83,7 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
     if isinstance(source, bytes | bytearray | memoryview):
         return _load_stream(io.BytesIO(source), "the picture's bytes", max_pixels)
     if isinstance(source, Image.Image):
-        _check_size(source.size, "the PIL image", max_pixels)
+        check_size(source.size, "the PIL image", max_pixels)
         return _decode(source, "the PIL image")
     if isinstance(source, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance]
         return _from_array(source, max_pixels)
@@ -146,52 +118,7 @@ def _load_file(path: Path, max_pixels: int) -> Image.Image:
 
 
 def _load_stream(stream: BinaryIO, name: str, max_pixels: int) -> Image.Image:
-    head = stream.read(64)
-    if not head:
-        raise InputError(f"{name} is empty (0 bytes): give a picture file")
-    image = _open_header(stream, head, name)
-    _check_size(image.size, name, max_pixels)
-    return _decode(image, name)
-
-
-def _open_header(stream: BinaryIO, head: bytes, name: str) -> ImageFile.ImageFile:
-    """Reads the header alone, with the first of FORMATS that knows the file.
-
-    This is what PIL.Image.open does, but for its decompression bomb check, which depends on a module-wide
-    setting and does not tell the size; `_check_size` takes its place.
-    """
-    Image.init()
-    damage: Exception | None = None
-    with _WARNINGS_LOCK, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for format_name in FORMATS:
-            open_format, accepts = Image.OPEN.get(format_name, (None, None))
-            if open_format is None or accepts is None or accepts(head[:16]) is not True:
-                continue
-            stream.seek(0)
-            try:
-                return open_format(stream, "")
-            except Image.DecompressionBombError as error:
-                raise InputError(f"{name} has more pixels than Pillow is set to read: {error}") from None
-            except _DECODE_ERRORS as error:
-                damage = error
-    if damage is not None:
-        raise InputError(f"{name} is damaged, its header cannot be read ({damage})")
-    for offset, magic, kind in _KNOWN_BY_MAGIC:
-        if head[offset:].lower().startswith(magic):
-            raise InputError(f"{name} is {kind}: give it as JPEG or PNG")
-    raise InputError(f"{name} is not a picture of a known format: expected one of {', '.join(FORMATS)}")
-
-
-def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
-    width, height = size
-    if width < 1 or height < 1:
-        raise InputError(f"{name} has no pixels ({width}x{height})")
-    if width * height > max_pixels:
-        raise InputError(
-            f"{name} has {width}x{height} = {width * height:,} pixels, but at most {max_pixels:,} are read: "
-            "scale it down first"
-        )
+    return _decode(open_header(stream, name, max_pixels), name)
 
 
 def _decode(image: Image.Image, name: str) -> Image.Image:
@@ -200,7 +127,7 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
         image.load()
     except Image.DecompressionBombError as error:
         raise InputError(f"{name} has more pixels than Pillow is set to read: {error}") from None
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         raise InputError(f"{name} is damaged or cut off, its pixels cannot be decoded ({error})") from None
     rgb = _to_rgb(image, name)
     if (turn := _turn(image)) is not None:
@@ -211,11 +138,11 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
     """What brings a picture upright by its EXIF or XMP orientation, once it is decoded."""
-    with _WARNINGS_LOCK, warnings.catch_warnings():
+    with WARNINGS_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-        except _DECODE_ERRORS:  # metadata is beside the point: a broken block holds no orientation
+        except DECODE_ERRORS:  # metadata is beside the point: a broken block holds no orientation
             return None
 
 
@@ -254,7 +181,7 @@ def _from_array(array: np.ndarray, max_pixels: int) -> Image.Image:
         raise InputError(f"the array ({shape}) has its channels first, expected (H, W, 3): `array.transpose(1, 2, 0)`")
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise InputError(f"the array is {shape}, expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
-    _check_size((array.shape[1], array.shape[0]), f"the array ({shape})", max_pixels)
+    check_size((array.shape[1], array.shape[0]), f"the array ({shape})", max_pixels)
     pixels = _array_to_uint8(array)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
