@@ -182,7 +182,7 @@ class Preparer:
         if room <= 0:
             raise InputError(
                 f"the model's context has {context} tokens, of which the picture takes {picture_tokens} and the answer "
-                f"may take {decoding.max_new_tokens}: allow a shorter answer (max_new_tokens)"
+                f"may take {decoding.max_new_tokens}: allow a shorter answer (max_new_tokens; over HTTP max_tokens)"
             )
         # the prompt's own <image> and <region> make way for the picture's tokens
         rendered = fit(exchange.dialogue, self.tokenizer, self.chat_format, max_tokens=room + 2)

@@ -9,6 +9,8 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -51,6 +53,7 @@ class Guards:
     def __init__(self, app: App, settings: ServeSettings) -> None:
         """Guard `app`."""
         self.app, self.settings = app, settings
+        self._held = _Held(settings.max_held_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -62,7 +65,8 @@ class Guards:
         try:
             client = self._checked(scope)
             scope["state"]["client"] = client
-            await self.app(scope, _Body(receive, self.settings).receive, request.send)
+            with _Body(receive, self.settings, self._held) as body:
+                await self.app(scope, body.receive, request.send)
         except ClientDisconnect:
             pass  # nobody is there to be told
         except HttpError as error:
@@ -134,11 +138,19 @@ def _too_large(settings: ServeSettings) -> HttpError:
     return HttpError(413, f"the request has more than {settings.max_body_bytes:,} bytes")
 
 
-class _Body:
-    """What comes in, counted and timed."""
+@dataclass(slots=True)
+class _Held:
+    """Bytes of all requests that are in memory."""
 
-    def __init__(self, receive: Receive, settings: ServeSettings) -> None:
-        self._receive, self._settings = receive, settings
+    limit: int
+    count: int = 0
+
+
+class _Body(AbstractContextManager["_Body"]):
+    """What comes in, counted and timed; it counts among all that is held until the request has ended."""
+
+    def __init__(self, receive: Receive, settings: ServeSettings, held: _Held) -> None:
+        self._receive, self._settings, self._held = receive, settings, held
         self._deadline = time.monotonic() + settings.upload_time_s
         self._size = 0
         self._whole = False
@@ -153,11 +165,21 @@ class _Body:
             text = f"the request did not arrive within {self._settings.upload_time_s:g} s"
             raise HttpError(408, text, headers={"Connection": "close"}) from None
         if message["type"] == "http.request":
-            self._size += len(message.get("body", b""))
-            if self._size > self._settings.max_body_bytes:
-                raise _too_large(self._settings)
+            self._take(len(message.get("body", b"")))
             self._whole = not message.get("more_body", False)
         return message
+
+    def _take(self, count: int) -> None:
+        self._size += count
+        self._held.count += count
+        if self._size > self._settings.max_body_bytes:
+            raise _too_large(self._settings)
+        if self._held.count > self._held.limit:
+            text = "the server holds as much as it may: come again"
+            raise HttpError(503, text, headers={"Retry-After": "5", "Connection": "close"})
+
+    def __exit__(self, *_: object) -> None:
+        self._held.count -= self._size
 
 
 class _Watched:

@@ -49,7 +49,7 @@ class PictureInput:
             InputError: it is no picture that can be read.
         """
         if url[:5].lower() == "data:":
-            return await self._run(self._decoding, lambda: self._opened(self._decoded(url), engine))
+            return await self._decode(lambda: self._opened(self._decoded(url), engine))
         if not self.settings.remote_pictures:
             raise HttpError(
                 400, "a picture must be a data URL (data:image/png;base64,...): this server fetches none", param="image"
@@ -69,7 +69,15 @@ class PictureInput:
             InputError: it is no picture that can be read.
         """
         self._check_size(len(content))
-        return await self._run(self._decoding, lambda: self._opened(content, engine))
+        return await self._decode(lambda: self._opened(content, engine))
+
+    async def _decode(self, work: Callable[[], Picture]) -> Picture:
+        """Who waits too long for a thread is told so, and needs none any more."""
+        limit_s = self.settings.time_limit_s
+        try:
+            return await asyncio.wait_for(self._run(self._decoding, work), limit_s)
+        except TimeoutError:
+            raise HttpError(504, f"the picture was not decoded within {limit_s:g} s", param="image") from None
 
     @staticmethod
     def _opened(content: bytes, engine: Engine) -> Picture:

@@ -23,6 +23,9 @@ WORDS: dict[str, str] = dict.fromkeys(("model_type", "model_attributes_type", "d
 
 _CHARSET = re.compile(r"charset\s*=\s*\"?([^\";\s]*)", re.IGNORECASE)
 
+MAX_VALUES = 200_000
+"""Values of a JSON body, about: a few bytes of text can take a hundred in memory. Pictures count as one."""
+
 IN_FORM = PIXEL
 """What stands for the picture of a form while its other fields are checked."""
 
@@ -38,6 +41,8 @@ async def read_json(request: Request, kind: type[B]) -> B:
 
 
 def _parsed(content: bytes, kind: type[B]) -> B:
+    if sum(map(content.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise HttpError(400, f"the request's body has more than {MAX_VALUES:,} values")
     try:
         values = json.loads(content)
     except (ValueError, RecursionError):

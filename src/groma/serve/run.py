@@ -151,7 +151,9 @@ def _patient(settings: ServeSettings) -> type[H11Protocol]:
 
 async def _full(scope: Any, receive: Any, send: Any) -> None:
     """The reply where there are too many connections."""
-    error = HttpError(503, "the server has too many connections: come again", headers={"Retry-After": "5"})
+    error = HttpError(
+        503, "the server has too many connections: come again", headers={"Retry-After": "5", "Connection": "close"}
+    )
     response = error_response(error)
     response.headers.update(SECURITY_HEADERS)
     await response(scope, receive, send)

@@ -30,6 +30,8 @@ class ServeSettings:
     localhost; "*": any."""
     max_body_bytes: int = 28 * MIB
     """Bytes of a request."""
+    max_held_bytes: int = 1024 * MIB
+    """Bytes of all requests together that have arrived and are not answered yet."""
     max_picture_bytes: int = 20 * MIB
     """Bytes of a picture's file."""
     max_pictures: int = 8
@@ -52,7 +54,14 @@ class ServeSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise InputError(f"port is {self.port}, expected 0 to 65535")
-        for name in ("max_body_bytes", "max_picture_bytes", "max_pictures", "max_messages", "max_connections"):
+        for name in (
+            "max_body_bytes",
+            "max_held_bytes",
+            "max_picture_bytes",
+            "max_pictures",
+            "max_messages",
+            "max_connections",
+        ):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("upload_time_s", "time_limit_s", "drain_time_s", "remote_time_s"):
