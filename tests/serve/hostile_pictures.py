@@ -147,6 +147,8 @@ def bombs() -> Iterator[Case]:
     at = jpeg.index(b"\xff\xc0")
     jpeg[at + 5 : at + 9] = b"\xff\xff\xff\xff"
     yield look("JPEG of 65535x65535", bytes(jpeg))
+    *first, last = file_of(Image.new("L", (1000, 1000), 128), "JPEG", progressive=True)[:-2].split(b"\xff\xda")
+    yield look("JPEG of 20,000 scans", b"\xff\xda".join([*first, *[last] * 20_000]))
     yield look("PPM of a million million", b"P6\n1000000 1000000\n255\n" + bytes(100))
     yield look("just too large a file", good_png() + bytes(MAX_PICTURE_BYTES), 413)
 

@@ -1,43 +1,23 @@
 """What strangers send: each hostile request gets its error, and the server is as well afterwards as before."""
 
-import contextlib
-import io
 import json
 import os
-import re
-import socket
 import struct
 import threading
 import time
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPException, HTTPResponse
 from typing import Any
 
 import pytest
-from hostile_http import (
-    CHAT,
-    CLOSED,
-    DESCRIBE,
-    FILE,
-    KEY,
-    LOCATE,
-    MAX_BODY_BYTES,
-    MAX_PICTURE_BYTES,
-    MAX_PIXELS,
-    REGIONS,
-    Case,
-    case,
-    form,
-    http,
-)
+from hostile_http import CHAT, DESCRIBE, FILE, KEY, LOCATE, REGIONS, case, form, http
+from hostile_judging import ANSWER_S, attacked, check, good_answer, memory_bytes, open_connections, parsed, warmed_up
 from hostile_pictures import png
 from hostile_requests import CATEGORIES, TYPED, again, assistant, entity, past
-from hostile_server import GOOD_URL, Server, chat, data_url, file_of, good_png, read_to_end, running, user, wait_for
+from hostile_server import GOOD_URL, Server, chat, data_url, file_of, good_png, read_to_end, user, wait_for
 from PIL import Image
 
-from groma.engine.engine import Engine, EngineSettings
+from groma.engine.engine import Engine
 from groma.inference.generate import Decoding
 from groma.inference.preparing import Request
 from groma.inference.turns import Exchange, locating
@@ -51,129 +31,16 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::groma.inference.request.BoxesMergedWarning"),
 ]
 
-UPLOAD_S = 1.0
-ANSWER_S = 10.0
-"""Seconds after which a reply to one request counts as a hang."""
-
-LEAK = re.compile(
-    r"Traceback|File \"|/(?:work|usr|root|home)/|site-packages|\.py\b|\b0x[0-9a-f]{6,}|<_io|object at|<class|"
-    r"NoneType|\b(?!PostScript)[A-Z][a-z]+(?:[A-Z][a-z]+)+\b|\w+(?:Error|Exception|Warning)\b|"
-    r"groma\.\w|pydantic|starlette|numpy|torch"
-)
-"""What tells of the inside: paths, modules, classes."""
-
-TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    405: "invalid_request_error",
-    408: "timeout_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-}
-
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    caches = {"picture_cache_bytes": 4 << 20, "prefix_cache_bytes": 4 << 20}
-    settings = EngineSettings(max_batch=8, max_queue=64, max_pixels=MAX_PIXELS, **caches)
-    with running(
-        engine=settings,
-        api_keys=(KEY,),
-        max_body_bytes=MAX_BODY_BYTES,
-        max_picture_bytes=MAX_PICTURE_BYTES,
-        upload_time_s=UPLOAD_S,
-        time_limit_s=8.0,
-    ) as server:
+    with attacked() as server:
         yield server
-
-
-GOOD = http("POST", CHAT, chat(user("What is [1]?", regions=[[10, 10, 60, 60]]), max_tokens=12))
-
-
-def parsed(raw: bytes) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of a reply."""
-
-    class Said:
-        def makefile(self, *_: Any, **__: Any) -> io.BytesIO:
-            return io.BytesIO(raw)
-
-    reply = HTTPResponse(Said())  # pyright: ignore[reportArgumentType]
-    reply.begin()
-    return reply.status, {name.lower(): value for name, value in reply.getheaders()}, reply.read()
-
-
-def good_answer(server: Server) -> Any:
-    status, _, body = parsed(server.raw(GOOD, timeout_s=ANSWER_S))
-    assert status == 200
-    return json.loads(body)["choices"]
 
 
 @pytest.fixture(scope="module")
 def before(server: Server) -> dict[str, Any]:
-    """A good answer, and what the server takes once it has warmed up."""
-    with ThreadPoolExecutor(20) as pool:
-        list(pool.map(lambda _: good_answer(server), range(40)))
-    return {"answer": good_answer(server), "bytes": memory_bytes(), "threads": threading.active_count()}
-
-
-def memory_bytes() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def judge(one: Case, raw: bytes) -> str | None:
-    """What is wrong with a reply; None: nothing."""
-    if not raw:
-        return None if CLOSED in one.statuses else "closed without a word"
-    try:
-        status, headers, body = parsed(raw)
-    except (HTTPException, ValueError) as error:
-        return f"no HTTP: {error!r}"
-    if status not in one.statuses:
-        return f"status {status}, expected {sorted(one.statuses)}: {body[:200]!r}"
-    if status < 400 or (one.broken and headers.get("content-type", "").startswith("text/plain")):
-        return None
-    return judge_error(status, headers, body)
-
-
-def judge_error(status: int, headers: dict[str, str], body: bytes) -> str | None:
-    if headers.get("content-type") != "application/json" or headers.get("x-content-type-options") != "nosniff":
-        return f"headers {headers}"
-    try:
-        told = json.loads(body.decode("utf-8"))
-    except ValueError:
-        return f"no JSON: {body[:200]!r}"
-    if set(told) != {"error"} or set(told["error"]) != {"message", "type", "param", "code"}:
-        return f"another form: {body[:200]!r}"
-    message, kind, param = (told["error"][name] for name in ("message", "type", "param"))
-    if kind != TYPES.get(status):
-        return f"type {kind} with status {status}"
-    if not isinstance(message, str) or not message or len(message) > 600 or "\n" in message:
-        return f"no sentence: {message!r:.300}"
-    if param is not None and (not isinstance(param, str) or len(param) > 250):
-        return f"param {param!r:.300}"
-    if leak := LEAK.search(f"{message} {param}"):
-        return f"tells {leak[0]!r}: {message}"
-    return None
-
-
-def check(server: Server, cases: list[Case]) -> None:
-    """Send them all; none may be answered wrongly, late or not at all."""
-    wrong: list[str] = []
-    for one in cases:
-        began = time.monotonic()
-        try:
-            fault = judge(one, server.raw(one.sent, timeout_s=ANSWER_S))
-        except TimeoutError:
-            fault = f"no end after {ANSWER_S} s"
-        seconds = time.monotonic() - began
-        if fault is None and seconds > ANSWER_S / 2:
-            fault = f"took {seconds:.1f} s"
-        if fault is not None:
-            wrong.append(f"{one.name}: {fault}")
-    assert not wrong, f"{len(wrong)} of {len(cases)}\n" + "\n".join(wrong[:40])
+    return warmed_up(server)
 
 
 def test_there_are_many():
@@ -352,189 +219,6 @@ def test_the_pixels_of_an_icon_are_counted_before_it_is_decoded(server, content)
     status, _, body = parsed(server.raw(http("POST", REGIONS, {"image": data_url(icon)})))
     assert status == 400
     assert b"9000x9000" in body or b"icon" in body, body  # counted, or refused as it is
-
-
-# --- slow and impatient clients --------------------------------------------------------------------------------------
-
-
-def drip(server: Server, first: bytes, each: bytes, *, most_s: float = 4.0) -> tuple[float, bytes]:
-    """Send a beginning, then something every now and then; how long the server puts up with it, and what it says."""
-    began, said = time.monotonic(), b""
-    with server.connect() as sock:
-        sock.sendall(first)
-        sock.settimeout(0.15)
-        while time.monotonic() - began < most_s:
-            try:
-                part = sock.recv(1 << 16)
-                if not part:
-                    break
-                said += part
-            except TimeoutError:
-                try:
-                    sock.sendall(each)
-                except OSError:
-                    break
-            except OSError:
-                break
-    return time.monotonic() - began, said
-
-
-HEAD = f"Host: 127.0.0.1\r\nAuthorization: Bearer {KEY}\r\n".encode()
-BODY = b"POST /regions HTTP/1.1\r\n" + HEAD + b"Content-Length: 1000\r\n\r\n"
-
-DRIPS = {
-    "silence": (b"", b""),
-    "request line": (b"G", b"E"),
-    "headers": (b"GET / HTTP/1.1\r\n", b"X: y\r\n"),
-    "header": (b"GET / HTTP/1.1\r\nX: ", b"y"),
-    "body": (BODY, b" "),
-    "silent body": (BODY, b""),
-    "chunks": (BODY.replace(b"Content-Length: 1000", b"Transfer-Encoding: chunked"), b"1\r\n \r\n"),
-    "lines before": (b"\r\n", b"\r\n"),
-    "form": (
-        BODY.replace(b"\r\n\r\n", b"\r\nContent-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"), b"X: y\r\n"
-    ),
-    "expects": (BODY.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"), b""),
-}  # fmt: skip
-
-# H11, was broken: the connection was held for ever. A clock ran for the first request of a connection alone, and
-# whatever arrives after an answer stops the one that ends idle connections
-DRIPS_AFTER_AN_ANSWER = {
-    "headers of a second request": (b"GET /health HTTP/1.1\r\n" + HEAD + b"\r\nGET / HTTP/1.1\r\n", b"X: y\r\n"),
-    "body of an unknown address": (BODY.replace(b"/regions", b"/nothing"), b" "),
-    "body of a GET": (BODY.replace(b"POST /regions", b"GET /health"), b" "),
-    "body without a key": (BODY.replace(KEY.encode(), b"wrong"), b" "),
-    "body of an unknown host": (BODY.replace(b"127.0.0.1", b"elsewhere"), b" "),
-    "body that is too large": (BODY.replace(b"1000", b"9999999"), b" "),
-}
-
-
-def judge_drip(server: Server, name: str, first: bytes, each: bytes) -> str | None:
-    seconds, said = drip(server, first, each)
-    if seconds > 3 * UPLOAD_S:
-        return f"{name}: held for more than {seconds:.1f} s"
-    statuses = {parsed(said)[0]} if said and not said.startswith(b"HTTP/1.1 100") else set()
-    return None if statuses <= {200, 400, 401, 403, 404, 408, 413} else f"{name}: {statuses}"
-
-
-@pytest.mark.parametrize("drips", [DRIPS, DRIPS_AFTER_AN_ANSWER], ids=["first", "after"])
-def test_who_is_slow_is_not_waited_for(server, before, drips):
-    with ThreadPoolExecutor(len(drips)) as pool:
-        faults = list(pool.map(lambda name: judge_drip(server, name, *drips[name]), drips))
-        health = server.ask("GET", "/health", headers={"Authorization": f"Bearer {KEY}"})
-    assert health.status == 200
-    assert [fault for fault in faults if fault] == []
-    assert good_answer(server) == before["answer"]
-
-
-# H12, was broken because nothing limits the time in which a client takes what it asked for
-def test_who_does_not_read_is_not_waited_for(server):
-    asked = http("GET", "/page/app.js", None, [("Connection", "keep-alive")]) * 3000
-    held = len(open_connections(server))
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-        sock.settimeout(0.5)
-        sock.connect(("127.0.0.1", server.port))
-        with contextlib.suppress(TimeoutError):
-            sock.sendall(asked)
-        wait_for(lambda: len(open_connections(server)) <= held, 4 * UPLOAD_S)
-
-
-# DEFECT H17: fails, as a connection is closed only once what is left has been sent, be it too little to pause for
-def test_who_leaves_a_little_unread_is_not_waited_for():
-    with running(upload_time_s=0.5, send_buffer_bytes=4096) as server, socket.socket() as sock:
-        wait_for(lambda: not open_connections(server))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-        sock.connect(("127.0.0.1", server.port))
-        sock.sendall(http("GET", "/page/app.js", None, [("Connection", "keep-alive")]) * 6)
-        wait_for(lambda: len(open_connections(server)) == 1)
-        wait_for(lambda: not open_connections(server), 4)
-
-
-def open_connections(server: Server) -> list[str]:
-    """Connections that the server holds, of Linux's table."""
-    port = f":{server.port:04X}"
-    with open("/proc/net/tcp") as file:
-        rows = [line.split() for line in file.readlines()[1:]]
-    return [row[2] for row in rows if row[1].endswith(port) and row[3] in ("01", "08")]  # established, half closed
-
-
-def abrupt(server: Server, sent: bytes, wait_s: float) -> None:
-    """Send, wait, and go away without a word (RST)."""
-    with server.connect() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        sock.sendall(sent)
-        time.sleep(wait_s)
-
-
-def test_who_goes_away_leaves_nothing_behind(server, before):
-    long = chat(max_tokens=300)
-    whole = [
-        http("POST", CHAT, long),
-        http("POST", CHAT, long | {"stream": True}),
-        http("POST", REGIONS, {"image": GOOD_URL}),
-    ]
-    whole += [http("POST", DESCRIBE, {"image": GOOD_URL, "boxes": [[n, n, 50, 50] for n in range(20)]}), form(FILE)]
-    partly = [sent[: len(sent) * share // 10] for sent in whole for share in (1, 5, 9)]
-    gone = [(sent, wait_s) for sent in whole + partly for wait_s in (0.0, 0.05, 0.3)]
-    with ThreadPoolExecutor(12) as pool:
-        list(pool.map(lambda one: abrupt(server, *one), gone))
-    wait_for(lambda: server.engine.running == 0 and server.engine.waiting == 0, 5)
-    assert good_answer(server) == before["answer"]
-
-
-# H13, was broken because every client that goes away in the middle of its request is logged as a fault, with a trace
-def test_who_goes_away_while_sending_is_no_fault_of_the_server(server, caplog):
-    with caplog.at_level("WARNING"):
-        for sent in (BODY + b"{", form(FILE)[:-300]):
-            abrupt(server, sent, 0.05)
-        time.sleep(0.3)
-    assert [record.getMessage()[:80] for record in caplog.records if record.exc_info] == []
-
-
-def test_who_closes_its_half_is_answered_or_let_go(server):
-    for sent in (http("GET", "/health"), GOOD):
-        raw = server.raw(sent, half_close=True, timeout_s=ANSWER_S)
-        assert not raw or parsed(raw)[0] == 200
-    assert server.idle()
-
-
-def test_garbage_behind_a_request_is_no_second_one(server):
-    first = http("GET", "/health", None, [("Connection", "keep-alive")])
-    for junk in (
-        b"\x00" * 50,
-        b"{}" * 50 + b"\r\n\r\n",
-        b"GET /x\r\n\r\n",
-        b"\r\n\r\n\r\nx\r\n\r\n",
-    ):
-        raw = server.raw(first + junk, timeout_s=ANSWER_S)
-        assert raw.startswith(b"HTTP/1.1 200")
-        replies = re.findall(rb"HTTP/1\.1 (\d+)", raw)
-        assert replies in ([b"200"], [b"200", b"400"])
-
-
-def test_a_body_that_is_longer_than_announced_is_not_read_as_a_request(server):
-    smuggled = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
-    sent = http("POST", "/nothing", b"{}" + smuggled, [("Connection", "keep-alive"), ("Content-Length", "2")])
-    replies = re.findall(rb"HTTP/1\.1 (\d+)", server.raw(sent, timeout_s=ANSWER_S))
-    assert replies == [b"404", b"401"]  # two requests on one connection, and the second has no key of its own
-
-
-def test_many_requests_on_one_connection(server):
-    one = http("GET", "/health", None, [("Connection", "keep-alive")])
-    raw = server.raw(one * 200 + http("GET", "/health"), timeout_s=ANSWER_S)
-    assert len(re.findall(rb"HTTP/1\.1 200 OK", raw)) == 201
-
-
-def test_a_full_queue_says_so_and_empties(server, before):
-    body = {"image": GOOD_URL, "boxes": [[n, n, 50, 50] for n in range(40)]}  # a client may hold 32 places
-    raw = server.raw(http("POST", DESCRIBE, body), timeout_s=ANSWER_S)
-    status, headers, content = parsed(raw)
-    assert status == 429
-    assert judge_error(status, headers, content) is None
-    assert int(headers["retry-after"]) >= 1
-    assert server.idle()
-    assert good_answer(server) == before["answer"]
 
 
 # --- text stays text -------------------------------------------------------------------------------------------------
