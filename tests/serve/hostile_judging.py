@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.client import HTTPException, HTTPResponse
+from pathlib import Path
 from typing import Any
 
 from hostile_http import CHAT, CLOSED, KEY, MAX_BODY_BYTES, MAX_PICTURE_BYTES, MAX_PIXELS, Case, http
@@ -22,7 +23,8 @@ ANSWER_S = 10.0
 """Seconds after which a reply to one request counts as a hang."""
 
 LEAK = re.compile(
-    r"Traceback|File \"|/(?:work|usr|root|home)/|site-packages|\.py\b|\b0x[0-9a-f]{6,}|<_io|object at|<class|"
+    rf"/(?:{Path(__file__).parts[1]}|usr|root|home)/|"
+    r"Traceback|File \"|site-packages|\.py\b|\b0x[0-9a-f]{6,}|<_io|object at|<class|"
     r"NoneType|\b(?!PostScript)[A-Z][a-z]+(?:[A-Z][a-z]+)+\b|\w+(?:Error|Exception|Warning)\b|"
     r"groma\.\w|pydantic|starlette|numpy|torch"
 )
