@@ -45,7 +45,7 @@ demo: $(INSTALLED)
 	$(BIN)/groma ask examples/scene.png "Describe the image in detail." --out out/demo.png
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_OPTIONS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ for _ in $(seq 600); do
 done
 
 echo "--- curl: where is the burger?"
-curl -sf -F image=@examples/scene.png -F phrase="the burger" "$URL/locate" | "$PYTHON" -m json.tool | head -20
+curl -sf -F image=@examples/scene.png -F phrase="the burger" "$URL/locate" | "$PYTHON" -m json.tool | sed -n 1,20p  # which reads to the end, else the pipe breaks
 
 echo "--- OpenAI's client: a grounded answer, then a box"
 "$PYTHON" - "$URL" <<'PYTHON_END'

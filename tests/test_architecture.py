@@ -13,14 +13,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "groma"
 
-FOUNDATION = {"errors", "boxes", "image", "storage", "strict_yaml", "distributed"}
+FOUNDATION = {"errors", "boxes", "image_file", "image", "storage", "strict_yaml", "distributed"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "boxes": {"errors"},
     "storage": {"errors"},
     "strict_yaml": {"errors"},
     "distributed": {"errors"},
-    "image": {"errors", "boxes"},
+    "image_file": {"errors"},
+    "image": {"errors", "boxes", "image_file"},
     "prompt": FOUNDATION,
     "data": FOUNDATION | {"prompt"},
     "model": FOUNDATION | {"prompt"},

@@ -19,6 +19,12 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("GROMA_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.fixture
+def without_meteor(monkeypatch):
+    """It takes seven seconds to start; one test here and one of its own run it."""
+    monkeypatch.setattr("groma.evaluate.benchmarks.captioning.meteor_available", lambda: "left out")
+
+
 def test_regions_are_asked_one_by_one_with_all_captions_of_a_box(tmp_path):
     pictures(tmp_path, 2)
     boxes = [[10, 10, 40, 40], [10, 10, 40, 40], [60, 60, 30, 30], [10, 10, 40, 40]]
@@ -40,6 +46,7 @@ def test_regions_are_asked_one_by_one_with_all_captions_of_a_box(tmp_path):
         assert figures["meteor"] == pytest.approx(meteor(list(said.values()), references).corpus)
 
 
+@pytest.mark.usefixtures("without_meteor")
 def test_refcocog_takes_its_expressions_as_captions(tmp_path):
     pictures(tmp_path, 4)
     pairs(tmp_path, "finetune_refcocog_val.json")
@@ -77,6 +84,7 @@ def flickr(folder):
     (folder / "final_flickr_separateGT_test.json").write_text(json.dumps(content))
 
 
+@pytest.mark.usefixtures("without_meteor")
 def test_phrases_must_fit_word_and_box(tmp_path):
     """Right word and box; right box, wrong word; right word, wrong box."""
     flickr(tmp_path)
@@ -90,6 +98,7 @@ def test_phrases_must_fit_word_and_box(tmp_path):
     assert figures["phrases"] == 3
 
 
+@pytest.mark.usefixtures("without_meteor")
 def test_a_perfect_and_a_silent_caption(tmp_path):
     flickr(tmp_path)
     perfect = Knowing(text_of=lambda *_: "[A man|10,10,50,50] with [a red dog|60,60,90,90].")

@@ -58,15 +58,15 @@ def run_to_the_end(processes: int, *arguments: object) -> None:
 
 
 @pytest.mark.slow
-def test_one_two_and_three_processes_give_the_same_files(data, tmp_path):
-    for processes in (1, 2, 3):
+def test_one_and_three_processes_give_the_same_files(data, tmp_path):
+    for processes in (1, 3):
         run_to_the_end(processes, data, tmp_path / f"run{processes}", tmp_path / f"log{processes}", 0)
         asked = (tmp_path / f"log{processes}").read_text().splitlines()
         assert sorted(asked) == sorted(f"phrase {k}" for k in range(1, CASES + 1)), "each once, none padded"
     figures = json.loads((tmp_path / "run1" / "metrics.json").read_text())["sections"]["val"]["accuracy50"]
     assert figures["value"] == (CASES // 2) / CASES and figures["cases"] == CASES
     for name in FILES:
-        contents = {(tmp_path / f"run{processes}" / name).read_bytes() for processes in (1, 2, 3)}
+        contents = {(tmp_path / f"run{processes}" / name).read_bytes() for processes in (1, 3)}
         assert len(contents) == 1, name
     assert not (tmp_path / "run1" / PARTS).exists()
 

@@ -11,17 +11,26 @@ from groma.label.crew import Died, Event, Finished, Ready, Refused
 from groma.label.dispatch import IN_HAND, MAX_DEATHS, MAX_FALSE_STARTS, MAX_TRIES, Dispatcher
 from groma.label.items import InFile, Item
 from groma.label.labeller import Outcome
+from groma.label.run import Workers, label
 
 COUNT = 20
 ITEMS = [Item(f"{number}", InFile(f"{number}.jpg")) for number in range(COUNT)]
 
 
 class Scripted:
-    """Workers who do one thing a turn. Pictures in `deadly` kill them."""
+    """Workers who do one thing a turn. Pictures in `deadly` kill them, in `endless` they never get through."""
 
-    def __init__(self, *, deadly: dict[int, int] | None = None, false_starts: int = 0, refuses: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        deadly: dict[int, int] | None = None,
+        endless: frozenset[int] = frozenset(),
+        false_starts: int = 0,
+        refuses: bool = False,
+    ) -> None:
         self.deadly = dict(deadly or {})  # picture -> how many it kills
         self.false_starts, self.refuses = false_starts, refuses
+        self.endless = endless
         self.hands: dict[int, deque] = {}
         self.new: list[int] = []
         self.handed: list[list[int]] = []
@@ -52,9 +61,15 @@ class Scripted:
                 told.append(Ready(worker, {}))
         self.new = []
         for worker, hand in list(self.hands.items()):
-            if hand:
+            if hand and not self.endless & set(hand[0][1]):
                 told.append(self._work(worker, hand))
         return told
+
+    def end(self, worker: int, why: str) -> list[Event]:
+        """It finished what it has in hand first if nothing of that is endless."""
+        hand = self.hands.pop(worker)
+        assert self.endless & set(hand[0][1]), "a worker is ended that is not stuck"
+        return [Died(worker, why)]
 
     def _work(self, worker: int, hand: deque) -> Event:
         task, numbers = hand.popleft()
@@ -73,7 +88,7 @@ class Scripted:
     def close(self) -> None: ...
 
 
-def run(crew: Scripted, *, workers: int = 2, size: int = 4, interrupted=None, on_keep=lambda: None):
+def run(crew: Scripted, *, workers: int = 2, size: int = 4, interrupted=None, on_keep=lambda: None, **options):
     """Labels and failures of each picture, counted."""
     labels, failures = Counter(), {}
 
@@ -82,7 +97,7 @@ def run(crew: Scripted, *, workers: int = 2, size: int = 4, interrupted=None, on
         failures.update(outcome.failures)
         on_keep()
 
-    dispatcher = Dispatcher(crew, ITEMS, keep=keep, on_ready=lambda _: None, interrupted=interrupted)
+    dispatcher = Dispatcher(crew, ITEMS, keep=keep, on_ready=lambda _: None, interrupted=interrupted, **options)
     batches = (tuple(range(first, min(first + size, COUNT))) for first in range(0, COUNT, size))
     dispatcher.run(batches, workers)
     return labels, failures, dispatcher.deaths
@@ -118,6 +133,21 @@ def test_a_picture_on_trial_is_alone_in_a_workers_hand():
     assert set(failures) == {0, 5} and labels == Counter(set(range(COUNT)) - {0, 5})
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_picture_that_never_ends_fails_alone(workers):
+    crew = Scripted(endless=frozenset({6}))
+    labels, failures, deaths = run(crew, workers=workers, stuck_after_s=0.05)
+    assert labels == Counter(set(range(COUNT)) - {6}) and deaths == MAX_TRIES
+    assert failures[6].endswith(f"{MAX_TRIES} times (ended, as nothing was heard of it for 0.05 s)")
+
+
+def test_a_worker_that_hangs_does_not_keep_the_run_from_stopping():
+    interrupted = threading.Event()
+    crew = Scripted(endless=frozenset({6}))
+    labels, failures, _ = run(crew, workers=1, interrupted=interrupted, on_keep=interrupted.set, stuck_after_s=0.05)
+    assert labels == Counter(range(4)) and not failures
+
+
 def test_workers_that_all_die_end_the_run():
     crew = Scripted(deadly=dict.fromkeys(range(COUNT), 99))
     with pytest.raises(InputError, match=f"{MAX_DEATHS} workers ended one after another .* by SIGKILL"):
@@ -147,9 +177,16 @@ def test_stopping_keeps_what_is_finished():
 
 
 def test_a_job_is_checked_before_anything_is_opened(tmp_path):
-    from groma.label.run import label
-
-    for change, told in ({"batch_size": 0}, "--batch-size"), ({"limit": 0}, "--limit"), ({"max_bad": 2}, "--max-bad"):
+    for change, told in (
+        ({"batch_size": 0}, "--batch-size"),
+        ({"limit": 0}, "--limit"),
+        ({"max_bad": 2}, "--max-bad"),
+        (
+            {"workers": Workers(stuck_after_s=0)},
+            "--stuck-after",
+        ),
+        ({"workers": Workers(count=0, stuck_after_s=5)}, "--workers 1 or more"),
+    ):
         with pytest.raises(InputError, match=told):
             label(job(tmp_path / "nowhere", tmp_path / "out", **change))
     assert not (tmp_path / "out").exists()

@@ -25,6 +25,8 @@ from groma.train.metrics import Meter
 from groma.train.run import run_stage
 from groma.train.streams import batches_after
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 TOY_STEPS, LAST = 6, "step-00000006"
 SHARDING = ("replicate", "full")
@@ -121,7 +123,6 @@ def test_a_damaged_shard_is_passed_over_and_told(killed, whole, tmp_path, caplog
     assert_same_run(tmp_path / "run", whole)
 
 
-@pytest.mark.slow
 def test_stages_on_two_processes_equal_those_on_one(tmp_path):
     run_stages(tmp_path / "one", "replicate", 4)
     for sharding in SHARDING:
@@ -138,7 +139,6 @@ def test_stages_on_two_processes_equal_those_on_one(tmp_path):
         assert measured[0] == pytest.approx(measured[1], rel=1e-3) and len(measured[0]) == STEPS // 2
 
 
-@pytest.mark.slow
 def test_sharded_stages_in_bfloat16(tmp_path):
     """Weights that are gathered in bfloat16, in training and evaluation, next to float32's."""
     run_stages(tmp_path / "one", "replicate", 4)
@@ -194,7 +194,6 @@ def test_what_a_process_that_is_gone_measured_is_not_lost():
     assert (mine.samples, mine.steps, mine.grad_norm, mine.counted) == (8, 3, 6.0, {"set/used": 4})
 
 
-@pytest.mark.slow
 def test_compiled_blocks_compute_the_same(tmp_path, monkeypatch):
     """Traced and differentiated by torch.compile; its code generator, which takes minutes, is left out."""
     compile_module = torch.nn.Module.compile

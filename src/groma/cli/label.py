@@ -32,6 +32,8 @@ class Hands:
     """Processes, or actors of Ray, each with the model. 0: this process alone."""
     threads: int | None = None
     """Threads that each computes with. None: cores divided by workers."""
+    stuck_after: Annotated[float | None, tyro.conf.arg(metavar="SECONDS")] = None
+    """End a worker that has pictures in hand and finishes none for so long, as if it had died. None: wait for ever."""
     share: Annotated[str, tyro.conf.arg(metavar="K/N")] = "1/1"
     """Label the K-th of N shares: one command a machine, all with the same --out on a disk that they share."""
     ray: Switch = False
@@ -122,6 +124,7 @@ class Label:
             workers=Workers(
                 count=self.hands.workers,
                 threads=self.hands.threads,
+                stuck_after_s=self.hands.stuck_after,
                 ray=self.hands.ray or self.hands.ray_address is not None,
                 ray_address=self.hands.ray_address,
             ),

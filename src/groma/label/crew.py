@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from groma.errors import GromaError
+from groma.errors import GromaError, InputError
 from groma.label.items import Item
 from groma.label.labeller import Labeller, Outcome, Setup
 
@@ -76,6 +76,10 @@ class Crew(Protocol):
         """What happened; waits so long at most if nothing did."""
         ...
 
+    def end(self, worker: int, why: str) -> list[Event]:
+        """End a worker that does nothing; what it finished before, and its death with `why`."""
+        ...
+
     def stop_soon(self) -> None:
         """Workers finish what they are labelling and give back the rest."""
         ...
@@ -118,6 +122,10 @@ class InlineCrew:
             self._told.append(Finished(0, task, outcome))
         told, self._told = self._told, []
         return told
+
+    def end(self, worker: int, why: str) -> list[Event]:
+        """Nobody but this process itself is there to be ended."""
+        raise InputError("a process that labels alone cannot be ended when it is stuck: use --workers 1 or more")
 
     def stop_soon(self) -> None:
         """See `Crew`."""

@@ -9,6 +9,7 @@ Every picture is kept once: what a worker had in hand when it died was not kept,
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +47,8 @@ class _Worker:
 
     ready: bool = False
     in_hand: dict[int, Task] = field(default_factory=dict)
+    heard: float = 0.0
+    """When it was last heard of, or had nothing in hand, on the monotonic clock."""
 
 
 class Dispatcher:
@@ -58,6 +61,7 @@ class Dispatcher:
         *,
         keep: Callable[[Outcome], None],
         on_ready: Callable[[dict[str, Any]], None],
+        stuck_after_s: float | None = None,
         interrupted: threading.Event | None = None,
         on_stopping: Callable[[], None] = lambda: None,
     ) -> None:
@@ -68,6 +72,7 @@ class Dispatcher:
             items: all pictures, by number.
             keep: puts labels and failures where they are safe.
             on_ready: is told what a worker says of itself, and refuses it by an error.
+            stuck_after_s: a worker with something in hand that is not heard of for so long is ended; None: none is.
             interrupted: once it is set, workers finish what they are labelling, and no more.
             on_stopping: is called then.
         """
@@ -76,6 +81,7 @@ class Dispatcher:
         self._crew, self._items = crew, items
         self._keep, self._on_ready = keep, on_ready
         self._interrupted, self._on_stopping = interrupted or threading.Event(), on_stopping
+        self._stuck_after_s = stuck_after_s
         self._stopping = False
         self._workers: dict[int, _Worker] = {}
         self._batches: Iterator[tuple[int, ...]] = iter(())
@@ -107,7 +113,19 @@ class Dispatcher:
             for event in self._crew.events(WAIT_S):
                 greeted = greeted or isinstance(event, Ready)
                 self._take(event)
+            self._end_stuck()
             self._hand_out()
+
+    def _end_stuck(self) -> None:
+        """End workers that hang: on a disk that does not answer, a device that does not come back."""
+        limit_s = self._stuck_after_s
+        if limit_s is None:
+            return
+        late = time.monotonic() - limit_s
+        stuck = [number for number, worker in self._workers.items() if worker.in_hand and worker.heard < late]
+        for number in stuck:
+            for event in self._crew.end(number, f"ended, as nothing was heard of it for {limit_s:g} s"):
+                self._take(event)
 
     def _is_work_left(self) -> bool:
         in_hand = any(worker.in_hand for worker in self._workers.values())
@@ -124,6 +142,7 @@ class Dispatcher:
                 self._false_starts = 0
             case Finished(worker, task, outcome):
                 self._workers[worker].in_hand.pop(task)
+                self._workers[worker].heard = time.monotonic()
                 if outcome is not None:
                     self._keep(outcome)
                     self._in_a_row = 0
@@ -155,7 +174,7 @@ class Dispatcher:
         elif not self._workers:
             raise InputError(
                 f"{self._false_starts} workers ended while they loaded the model, the last one by {told}: is there "
-                "enough memory for it?"
+                "enough memory for it, and is groma installed where they run?"
             )
 
     def _try_again(self, number: int, deaths: int, told: str) -> None:
@@ -171,6 +190,8 @@ class Dispatcher:
         for number, worker in self._workers.items():
             while worker.ready and (task := self._something_for(worker)) is not None:
                 self._tasks += 1
+                if not worker.in_hand:
+                    worker.heard = time.monotonic()
                 worker.in_hand[self._tasks] = task
                 self._crew.hand(number, self._tasks, [(one, self._items[one]) for one in task.numbers])
 

@@ -69,6 +69,17 @@ class ProcessCrew:
                 told.append(self._gone(number))
         return told
 
+    def end(self, worker: int, why: str) -> list[Event]:
+        """See `Crew`."""
+        process, connection = self._workers[worker]
+        process.kill()
+        told: list[Event] = []
+        with suppress(EOFError, OSError):
+            while True:
+                told.append(connection.recv())
+        self._gone(worker)
+        return [*told, Died(worker, why)]
+
     def stop_soon(self) -> None:
         """See `Crew`."""
         for _, connection in self._workers.values():

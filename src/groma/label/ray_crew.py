@@ -6,6 +6,7 @@ read by the actors, so that all machines must see the input under the same paths
 
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -21,6 +22,7 @@ CALLS_AT_ONCE = 3
 """Of an actor: one that labels, one that opens pictures meanwhile, and one that tells it to stop."""
 CONNECT_S = 10.0
 """How long a cluster's address is tried."""
+_ERROR = re.compile(r"[\w.]*(Error|Exception): ")
 GREETING = -1
 """Number of the call in which an actor loads its model."""
 
@@ -91,6 +93,10 @@ class RayCrew:
             told += self._last_words(worker)
             told.append(Died(worker, how))
         return told
+
+    def end(self, worker: int, why: str) -> list[Event]:
+        """See `Crew`."""
+        return [*self._last_words(worker), Died(worker, why)]
 
     def stop_soon(self) -> None:
         """See `Crew`."""
@@ -209,4 +215,7 @@ def _event(worker: int, task: int, value: Any) -> Event:
 
 
 def _how_it_ended(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    """The error inside, such as a package that is missing on that machine, else what Ray says."""
+    *_, last = ["", *filter(None, map(str.strip, str(error).splitlines()))]
+    inside = last if _ERROR.match(last) else f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return inside[:200]

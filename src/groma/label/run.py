@@ -37,6 +37,8 @@ class Workers:
     """How many; 0: nobody but this process itself."""
     threads: int | None = None
     """Threads that each computes with; None: cores divided by workers, or what this process has."""
+    stuck_after_s: float | None = None
+    """One that has pictures in hand and finishes none for so long is ended, as if it had died; None: none is."""
     ray: bool = False
     """They are actors of a Ray cluster instead of processes of this machine."""
     ray_address: str | None = None
@@ -144,6 +146,9 @@ def _check(job: Job) -> None:
             raise InputError(f"{flag} must be at least 1, got {count}")
     if job.workers.count < 0:
         raise InputError(f"--workers must be at least 0, got {job.workers.count}")
+    stuck_after_s = job.workers.stuck_after_s
+    if stuck_after_s is not None and not (stuck_after_s > 0 and job.workers.count > 0):
+        raise InputError(f"--stuck-after must be above 0 and needs --workers 1 or more, got {stuck_after_s:g}")
     if not 0 <= job.max_bad <= 1:
         raise InputError(f"--max-bad must be from 0 to 1, got {job.max_bad}")
     for given in job.inputs:
@@ -190,6 +195,7 @@ def _label(
             folder.items,
             keep=keep,
             on_ready=greet,
+            stuck_after_s=job.workers.stuck_after_s,
             interrupted=watching.interrupted,
             on_stopping=watching.on_stopping,
         )
