@@ -73,7 +73,7 @@ def test_an_actor_that_hangs(photos, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_what_is_missing_where_actors_run_is_named(photos, tmp_path):
     with pytest.raises(
-        InputError, match=r"by ModuleNotFoundError: No module named 'label_workers': .* installed where"
+        InputError, match=r"by ModuleNotFoundError: No module named 'label_workers': .* installed"
     ):
         label(job(photos, tmp_path / "out", workers=Workers(count=1, threads=1, ray=True), load=watcher))
 
