@@ -32,10 +32,15 @@ STAGES = [
 ]
 
 
+FOOTPRINTS = tuple(size << 20 for size in (1, 8, 64))
+"""Bytes that are copied to measure the machine: so small a model moves no more."""
+
+
 @pytest.fixture(scope="module")
 def report(assistant) -> Report:
     options = Options(batch_size=2, repeats=1, new_tokens=6, growth=True)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("groma.bench.machine.FOOTPRINTS", FOOTPRINTS)
         patch.setattr("groma.bench.growth.BATCHES", (1, 2))
         patch.setattr("groma.bench.growth.PICTURES", (1, 2))
         return bench(assistant, options, model="small", weights="random")
