@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hostile_judging import alike
 from hostile_server import GOOD_URL, Server, chat, running, user
 from tls_server import dripping, leading, ok
 
@@ -105,7 +106,7 @@ def test_a_fetched_picture_is_answered_about_as_one_that_was_sent(server, tls, m
     one = server.ask("POST", CHAT, chat(user("What is this?", "https://pictures.test/a.png")))
     other = server.ask("POST", CHAT, chat(user("What is this?", GOOD_URL)))
     assert one.status == other.status == 200
-    assert one.json["choices"] == other.json["choices"]
+    assert alike(one.json["choices"], other.json["choices"])
     assert len(tls.requests) == 1
 
 

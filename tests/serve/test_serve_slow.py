@@ -15,6 +15,7 @@ from hostile_judging import (
     ANSWER_S,
     GOOD,
     UPLOAD_S,
+    alike,
     attacked,
     good_answer,
     judge_error,
@@ -108,7 +109,7 @@ def test_who_is_slow_is_not_waited_for(server, before, drips):
         health = server.ask("GET", "/health", headers={"Authorization": f"Bearer {KEY}"})
     assert health.status == 200
     assert [fault for fault in faults if fault] == []
-    assert good_answer(server) == before["answer"]
+    assert alike(good_answer(server), before["answer"])
 
 
 # H12, was broken because nothing limits the time in which a client takes what it asked for
@@ -156,7 +157,7 @@ def test_who_goes_away_leaves_nothing_behind(server, before):
     with ThreadPoolExecutor(12) as pool:
         list(pool.map(lambda one: abrupt(server, *one), gone))
     wait_for(lambda: server.engine.running == 0 and server.engine.waiting == 0, 5)
-    assert good_answer(server) == before["answer"]
+    assert alike(good_answer(server), before["answer"])
 
 
 # H13, was broken because every client that goes away in the middle of its request is logged as a fault, with a trace
@@ -210,4 +211,4 @@ def test_a_full_queue_says_so_and_empties(server, before):
     assert judge_error(status, headers, content) is None
     assert int(headers["retry-after"]) >= 1
     assert server.idle()
-    assert good_answer(server) == before["answer"]
+    assert alike(good_answer(server), before["answer"])
