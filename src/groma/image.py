@@ -81,7 +81,7 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
     if isinstance(source, str | Path):
         return _load_file(Path(source), max_pixels)
     if isinstance(source, bytes | bytearray | memoryview):
-        return _load_stream(io.BytesIO(source), "the picture's bytes", max_pixels)
+        return _load_stream(io.BytesIO(source), "the picture", max_pixels)
     if isinstance(source, Image.Image):
         check_size(source.size, "the PIL image", max_pixels)
         return _decode(source, "the PIL image")

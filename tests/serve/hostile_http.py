@@ -317,7 +317,7 @@ def no_http() -> Iterator[Case]:
         yield case(name, sent, *([200] if name in TAKEN else []), 400, 403, 404, 408, 413, 431, CLOSED, broken=True)
     whole = json.dumps({"image": GOOD_URL}).encode()
     yield case("HTTP/1.0", http("GET", "/health").replace(b"HTTP/1.1", b"HTTP/1.0"), 200)
-    yield case("HTTP/1.0 without a host", b"GET /health HTTP/1.0\r\n\r\n", 403)
+    yield case("HTTP/1.0 without a host", b"GET /metrics HTTP/1.0\r\n\r\n", 403)
     large = http("POST", REGIONS, b"{}", [("Content-Length", str(MAX_BODY_BYTES + 1))])
     yield case("announces too much", large, 413)
     yield case("announces much too much", large.replace(str(MAX_BODY_BYTES + 1).encode(), b"9" * 19), 413)
@@ -332,4 +332,4 @@ def no_http() -> Iterator[Case]:
         "chunks with a trailer", http("POST", REGIONS, None, chunked) + b"2\r\n{}\r\n0\r\nAuthorization: x\r\n\r\n", 400
     )
     yield case("a body for GET", http("GET", "/health", {"a": 1}), 200)
-    yield case("gzip", http("POST", REGIONS, zlib.compress(whole), [("Content-Encoding", "gzip")]))
+    yield case("gzip", http("POST", REGIONS, zlib.compress(whole), [("Content-Encoding", "gzip")]), 415)

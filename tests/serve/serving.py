@@ -79,7 +79,7 @@ class Served:
         if kind.startswith("image/") and "svg" not in kind:
             return reply.status, content, headers
         text = content.decode()
-        return reply.status, json.loads(text) if kind.startswith("application/json") else text, headers
+        return reply.status, json.loads(text) if text and kind.startswith("application/json") else text, headers
 
 
 @contextlib.contextmanager

@@ -71,7 +71,7 @@ INFLATES = zlib.compress(bytes(20_000_000), 9)
 # each of these was answered wrongly once, for the reason beside it
 FOUND = {
     "host": [  # H1: urlsplit raises in Guards._checked; 500 in plain text
-        case(f"host {host!r}", http("GET", "/health", None, [("Host", host)]), 400, 403)
+        case(f"host {host!r}", http("GET", "/metrics", None, [("Host", host)]), 400, 403)
         for host in ("[//", "]//", "[x//y", "//[", "[:]//")
     ],
     "charset": [  # H2: python-multipart's names are decoded by any codec; UnicodeError -> 500

@@ -16,7 +16,7 @@ import numpy as np
 from groma.engine.observer import Observer
 from groma.engine.pictures import Picture, PictureCache
 from groma.engine.ticket import Answered, EngineError, Ticket, Usage, with_boxes
-from groma.errors import GromaError
+from groma.errors import GromaError, InputError
 from groma.inference.assistant import Groma
 from groma.inference.decoder import Backend, Failed, Said
 from groma.inference.pictures import Seen
@@ -66,8 +66,11 @@ class Batch:
         return [one.ticket for one in self._running.values()]
 
     def close(self) -> None:
-        """Free what the back end holds."""
-        self._backend.close()
+        """Free what the back end holds, as far as it can."""
+        try:
+            self._backend.close()
+        except Exception:
+            LOG.exception("the back end could not be closed")
 
     # --- joining -----------------------------------------------------------------------------------------------------
 
@@ -107,7 +110,7 @@ class Batch:
         for picture in (ticket.job.picture for ticket in tickets):
             if picture.digest not in known and picture.digest not in new:
                 # another question may have brought it since this one was asked
-                seen = picture.seen or self._pictures.find(picture.digest)
+                seen = picture.seen or self._pictures.find(picture.digest, counted=False)
                 if seen is None:
                     new[picture.digest] = picture
                 else:
@@ -115,7 +118,7 @@ class Batch:
         if new:
             known |= self._encode(new)
         for digest, seen in known.items():
-            self._pictures.keep(digest, seen)
+            self._pictures.keep(digest, seen)  # also for those who come while this one is prepared
         return [(ticket, known[ticket.job.picture.digest]) for ticket in tickets]
 
     def _encode(self, new: dict[str, Picture]) -> dict[str, Seen]:
@@ -136,8 +139,10 @@ class Batch:
         requests: list[Request] = []
         for ticket, seen in asking:
             assert ticket.job.exchange is not None
-            requests.append(Request(seen, ticket.job.exchange, ticket.job.decoding))
+            requests.append(Request(seen, ticket.job.exchange, ticket.job.decoding, at_least=ticket.job.at_least))
         prepared = self._assistant.prepare(requests)
+        for ticket, seen in asking:
+            self._pictures.keep(ticket.job.picture.digest, seen)  # it has grown by the regions that were chosen
         return [(ticket, one) for (ticket, _), one in zip(asking, prepared, strict=True)]
 
     # --- speaking ----------------------------------------------------------------------------------------------------
@@ -154,7 +159,6 @@ class Batch:
             try:
                 self._hear(running, one)
             except Exception as error:  # noqa: BLE001  # this answer is lost; what runs beside it goes on
-                self._backend.drop(number)
                 self.fail(running.ticket, error)
 
     def _hear(self, running: _Running, said: Said | Failed) -> None:
@@ -165,7 +169,7 @@ class Batch:
         ticket, transcript = running.ticket, running.prepared.transcript
         if ticket.first_said is None:
             ticket.first_said = time.monotonic()
-            self._observer.said_first(ticket.first_said - ticket.submitted)
+            self._observer.said_first(ticket.first_said - ticket.asked)
         events = transcript.add(said)
         if said.ended:
             events += transcript.finish()
@@ -189,30 +193,37 @@ class Batch:
         now = time.monotonic()
         share = (now - (ticket.began or ticket.submitted)) / (len(self._running) + 1)
         self.seconds_each += 0.1 * (share - self.seconds_each)
-        self._observer.ended("answered", now - ticket.submitted, answered.usage)
+        self._observer.ended("answered", now - ticket.asked, answered.usage)
         ticket.tell(answered)
 
     # --- leaving -----------------------------------------------------------------------------------------------------
 
     def leave(self, ticket: Ticket, error: GromaError, outcome: str) -> None:
         """Tell why a question is not answered, and free its place if it has one."""
-        self._backend.drop(ticket.number)
+        self._drop(ticket.number)
         running = self._running.pop(ticket.number, None)
         usage = Usage(0, 0, 0) if running is None else running.usage
-        self._observer.ended(outcome, time.monotonic() - ticket.submitted, usage)
+        self._observer.ended(outcome, time.monotonic() - ticket.asked, usage)
         ticket.tell(error)
+
+    def _drop(self, number: int) -> None:
+        try:
+            self._backend.drop(number)
+        except Exception:
+            LOG.exception("the back end could not drop question %d", number)
 
     def fail(self, ticket: Ticket, error: Exception) -> None:
         """Something went wrong with a question: what users can mend they are told, the rest is logged."""
-        if isinstance(error, GromaError):
+        if isinstance(error, InputError):
             self.leave(ticket, error, "refused")
-        else:
-            LOG.error("question %d failed", ticket.number, exc_info=error)
-            self.leave(ticket, EngineError("the model could not answer this question"), "failed")
+            return
+        LOG.error("question %d failed", ticket.number, exc_info=error)
+        told = error if isinstance(error, GromaError) else EngineError("the model could not answer this question")
+        self.leave(ticket, told, "failed")
 
     def fail_all(self, joining: Iterable[Ticket], error: Exception) -> None:
         """Nothing can be saved of what runs and of those who were joining."""
-        self._backend.close()
+        self.close()
         for ticket in {ticket.number: ticket for ticket in (*joining, *self.tickets)}.values():
             if not ticket.done:
                 self.fail(ticket, error)

@@ -6,6 +6,7 @@
 Between two steps whoever has ended, given up or run out of time leaves, and whoever waits joins.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -36,10 +37,15 @@ from groma.inference.generate import Decoding, check_decoding
 from groma.inference.prefix import PrefixStore
 from groma.inference.request import BoxesXyxyPx
 from groma.inference.result import GroundedAnswer
-from groma.inference.turns import asking
+from groma.inference.turns import Exchange, asking
+
+LOG = logging.getLogger("groma.engine")
 
 ENCODED_TOGETHER = 4
 """New pictures that are encoded between two steps at most: answers on their way do not stand still for long."""
+
+AT_LEAST = 64
+"""Tokens for which there must be room if it is not said how many an answer may have."""
 
 LOOK_EVERY_S = 0.05
 """How often the waiting are looked through for those who gave up or ran out of time."""
@@ -101,6 +107,8 @@ class Engine(AbstractContextManager["Engine"]):
         self._condition = threading.Condition()
         self._given_up = False
         self._stopping: str | None = None
+        self.on_death: Callable[[BaseException], None] = lambda error: None
+        """Is told should the engine's own thread ever end by an error."""
         self._looked = 0.0
         self._thread = threading.Thread(target=self._run, name="groma-engine", daemon=True)
 
@@ -129,6 +137,11 @@ class Engine(AbstractContextManager["Engine"]):
         """How tokens are chosen where nothing is said; an answer may take half of a small model's context at most."""
         context = getattr(self.assistant.model.config.language, "max_position_embeddings", None) or 1 << 30
         return Decoding(max_new_tokens=max(1, min(Decoding().max_new_tokens, context // 2)))
+
+    @property
+    def at_least(self) -> int:
+        """Tokens for which there must be room where it is not said how many an answer may have."""
+        return min(self.default_decoding.max_new_tokens, AT_LEAST)
 
     @property
     def waiting(self) -> int:
@@ -160,6 +173,8 @@ class Engine(AbstractContextManager["Engine"]):
     ) -> Job:
         """What `Groma.ask` is given, as a job.
 
+        Without `decoding` an answer may have as many tokens as there is room for, up to those of `default_decoding`.
+
         Raises:
             InputError: question, regions or history cannot be used.
         """
@@ -171,7 +186,13 @@ class Engine(AbstractContextManager["Engine"]):
             grounded=grounded,
             history=history,
         )
-        return Job(picture=picture, exchange=exchange, decoding=check_decoding(decoding or self.default_decoding))
+        return self.job(picture, exchange, decoding)
+
+    def job(self, picture: Picture, exchange: Exchange | None, decoding: Decoding | None = None) -> Job:
+        """A question as groma.inference.turns makes it; None: only which regions the picture has."""
+        if decoding is not None:
+            return Job(picture=picture, exchange=exchange, decoding=check_decoding(decoding))
+        return Job(picture=picture, exchange=exchange, decoding=self.default_decoding, at_least=self.at_least)
 
     def submit(self, job: Job, listener: Callable[[Event], None] | None = None) -> Ticket:
         """Ask.
@@ -184,14 +205,30 @@ class Engine(AbstractContextManager["Engine"]):
             BusyError: too many wait.
             StoppedError: the engine stops.
         """
-        ticket = Ticket(job, listener)
-        ticket.on_cancel(self._wake_for_cancelled)
+        return self.submit_all([job], [listener])[0]
+
+    def submit_all(
+        self, jobs: Sequence[Job], listeners: Sequence[Callable[[Event], None] | None] | None = None
+    ) -> list[Ticket]:
+        """Ask several questions of one client: all of them are taken, or none.
+
+        Args:
+            jobs: one or more.
+            listeners: of each, see `submit`.
+
+        Raises:
+            BusyError: too many wait.
+            StoppedError: the engine stops.
+        """
+        tickets = [Ticket(job, listener) for job, listener in zip(jobs, listeners or [None] * len(jobs), strict=True)]
+        for ticket in tickets:
+            ticket.on_cancel(self._wake_for_cancelled)
         with self._condition:
             if not self.ready:
                 raise StoppedError("the engine takes no questions: it stops, or was not started")
-            self._queue.put(ticket, seconds_each=self._batch.seconds_each)
+            self._queue.put(tickets, seconds_each=self._batch.seconds_each)
             self._condition.notify()
-        return ticket
+        return tickets
 
     def ask(self, job: Job) -> Answered:
         """Ask and wait.
@@ -244,6 +281,10 @@ class Engine(AbstractContextManager["Engine"]):
         try:
             while self._turn():
                 pass
+        except BaseException as error:
+            LOG.critical("the engine has died", exc_info=error)
+            self.on_death(error)
+            raise
         finally:
             with self._condition:
                 self._stopping = "now"

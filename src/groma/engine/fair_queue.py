@@ -2,7 +2,7 @@
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from groma.engine.ticket import BusyError, Ticket
 
@@ -24,24 +24,28 @@ class FairQueue:
     def __len__(self) -> int:
         return self._count
 
-    def put(self, ticket: Ticket, *, seconds_each: float) -> None:
-        """Wait.
+    def put(self, tickets: Sequence[Ticket], *, seconds_each: float) -> None:
+        """Wait; all or none.
+
+        Who has nothing waiting gets in with any number as long as there is room for one: else a request of more
+        questions than that could come again for ever.
 
         Args:
-            ticket: who waits.
+            tickets: of one client.
             seconds_each: what a ticket takes lately, to say when to come again.
 
         Raises:
             BusyError: too many wait.
         """
-        own = self._waiting.get(ticket.job.client, ())
-        if self._count >= self.limit or len(own) >= self.own_limit:
+        client = tickets[0].job.client
+        own = self._waiting.get(client, ())
+        if self._count >= self.limit or (own and len(own) + len(tickets) > self.own_limit):
             waiting = self._count if self._count >= self.limit else len(own)
             whose = "" if self._count >= self.limit else " of this client"
             after_s = min(60, max(1, math.ceil(waiting * seconds_each / 2)))
             raise BusyError(f"{waiting} questions{whose} wait already: come again in {after_s} s", after_s)
-        self._waiting.setdefault(ticket.job.client, deque()).append(ticket)
-        self._count += 1
+        self._waiting.setdefault(client, deque()).extend(tickets)
+        self._count += len(tickets)
 
     def pop(self) -> Ticket | None:
         """Who is next; their client goes to the end of the turn."""

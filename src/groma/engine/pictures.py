@@ -41,14 +41,14 @@ class PictureCache:
     def __len__(self) -> int:
         return len(self._seen)
 
-    def find(self, digest: str) -> Seen | None:
-        """A picture of that content, if it is still there."""
+    def find(self, digest: str, *, counted: bool = True) -> Seen | None:
+        """A picture of that content, if it is still there; `counted` as a hit or a miss."""
         with self._lock:
             seen = self._seen.get(digest)
             if seen is None:
-                self.misses += 1
+                self.misses += counted
                 return None
-            self.hits += 1
+            self.hits += counted
             self._seen.move_to_end(digest)
             return seen
 

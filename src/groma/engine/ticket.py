@@ -1,6 +1,7 @@
 """A question that was handed in: what becomes of it, and how to give it up."""
 
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ from groma.inference.generate import Decoding
 from groma.inference.result import Entity, GroundedAnswer, Region
 from groma.inference.turns import Exchange
 from groma.prompt.parse import TextDelta
+
+LOG = logging.getLogger("groma.engine")
 
 _NUMBERS = itertools.count(1)
 
@@ -56,6 +59,10 @@ class Job:
     """Who asks: those who ask are served in turn."""
     time_limit_s: float = 300.0
     """Seconds it may take, the time in the queue included."""
+    asked: float | None = None
+    """When it was asked, on the monotonic clock: its time begins there. None: when it is handed in."""
+    at_least: int | None = None
+    """Tokens for which there must be room in the model's context; None: all that the answer may have."""
     streams: bool = False
     """Whether what is said is wanted token by token."""
 
@@ -93,7 +100,8 @@ class Ticket:
     Attributes:
         number: counted from 1.
         job: what is asked.
-        submitted: seconds on the monotonic clock.
+        submitted: when it was handed in, on the monotonic clock.
+        asked: when its time began.
         began: when its place was taken; None: it waits.
     """
 
@@ -102,6 +110,7 @@ class Ticket:
         self.number = next(_NUMBERS)
         self.job = job
         self.submitted = time.monotonic()
+        self.asked = self.submitted if job.asked is None else job.asked
         self.began: float | None = None
         self.first_said: float | None = None
         self._events: SimpleQueue[Event] = SimpleQueue()
@@ -113,7 +122,7 @@ class Ticket:
     @property
     def deadline(self) -> float:
         """On the monotonic clock."""
-        return self.submitted + self.job.time_limit_s
+        return self.asked + self.job.time_limit_s
 
     @property
     def cancelled(self) -> bool:
@@ -130,10 +139,15 @@ class Ticket:
         self._wake()
 
     def tell(self, event: Event) -> None:
-        """Something happened (for the engine)."""
-        if not self.done:
-            self.done = isinstance(event, Answered | GromaError)
+        """Something happened (for the engine), which a listener that fails does not disturb."""
+        if self.done:
+            return
+        self.done = isinstance(event, Answered | GromaError)
+        try:
             self._listener(event)
+        except Exception:
+            LOG.exception("who listens to question %d failed", self.number)
+            self.cancel()
 
     def __iter__(self) -> Iterator[TextDelta | Entity | Answered]:
         """Everything that happens, up to the end.

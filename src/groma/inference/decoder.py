@@ -14,12 +14,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from groma.errors import GromaError
 from groma.inference.constraint import AnswerState
 from groma.inference.generate import Decoding, choose, region_probabilities
 from groma.inference.prefix import Kept, PrefixStore
 from groma.inference.row_cache import RowCache
 from groma.model.groma import GromaModel
 from groma.prompt.tokens import SpecialTokenIds
+
+NO_NUMBERS = "the language model's figures for this answer are no numbers (NaN): its weights or their type overflow"
 
 MAX_PREFILL = 16_384
 """Tokens that are read in one go, padding included, unless a single prompt is longer."""
@@ -187,14 +190,14 @@ class Decoder:
     @torch.inference_mode()
     def step(self) -> dict[int, Said | Failed]:
         """One token of every answer, by key; those that ended have left."""
-        said: dict[int, Said | Failed] = {**self._go_on()} if self._rows else {}
+        said = self._go_on() if self._rows else {}
         for newcomers in _runs([self._recall(key, prompt) for key, prompt in self._waiting.items()]):
             said |= self._begin(newcomers)
         return said
 
     # --- the language model ------------------------------------------------------------------------------------------
 
-    def _go_on(self) -> dict[int, Said]:
+    def _go_on(self) -> dict[int, Said | Failed]:
         """Read what every answer said last."""
         starts = [row.length for row in self._rows]
         device = self._rows[0].prompt.embeddings.device
@@ -214,7 +217,7 @@ class Decoder:
         """Read prompts: together, and one by one if that fails, so that only those fail that must."""
         first = len(self._rows)
         try:
-            return {**self._read_prompts(newcomers)}
+            return self._read_prompts(newcomers)
         except Exception as error:  # noqa: BLE001  # memory, most of all; rows before `first` were not touched
             del self._rows[first:]
             if len(newcomers) == 1:
@@ -223,7 +226,7 @@ class Decoder:
         # not within "except": what was raised holds on to memory
         return {key: one for newcomer in newcomers for key, one in self._begin([newcomer]).items()}
 
-    def _read_prompts(self, newcomers: Sequence[_Newcomer]) -> dict[int, Said]:
+    def _read_prompts(self, newcomers: Sequence[_Newcomer]) -> dict[int, Said | Failed]:
         """Read the prompts of newcomers, less what is known of them."""
         first = len(self._rows)
         for place, one in enumerate(newcomers, start=first):
@@ -286,12 +289,16 @@ class Decoder:
 
     # --- answers -----------------------------------------------------------------------------------------------------
 
-    def _speak(self, rows: Sequence[_Row], hidden: Tensor) -> dict[int, Said]:
+    def _speak(self, rows: Sequence[_Row], hidden: Tensor) -> dict[int, Said | Failed]:
         """(b, D) -> what each row says next; rows that ended leave."""
         logits = self.language.logits(hidden)
-        likeliest: list[int] = logits.argmax(dim=-1).numpy(force=True).tolist()
-        rows, said = list(rows), dict[int, Said]()
+        # a single transfer: the likeliest token, or that a row's numbers are none
+        likeliest: list[int] = torch.where(logits.isnan().any(-1), -1, logits.argmax(-1)).numpy(force=True).tolist()
+        rows, said = list(rows), dict[int, Said | Failed]()
         for place, row in enumerate(rows):
+            if likeliest[place] < 0:
+                said[row.key] = Failed(GromaError(NO_NUMBERS))
+                continue
             token = choose(
                 logits[place], likeliest[place], row.state, row.remaining, row.prompt.decoding, row.generator
             )
@@ -306,14 +313,19 @@ class Decoder:
             )
             row.state = row.state.after(token)
             row.said.append(token)
-        for row in [row for row in rows if said[row.key].ended]:
-            self._leave(next(place for place, other in enumerate(self._rows) if other is row))
+        for row in rows:
+            one = said[row.key]
+            if isinstance(one, Failed) or one.ended:
+                place = next(place for place, other in enumerate(self._rows) if other is row)
+                self._leave(place, is_sound=not isinstance(one, Failed))
         return said
 
-    def _leave(self, place: int) -> None:
-        """Keep what a row has read and give its place to the last one."""
+    def _leave(self, place: int, *, is_sound: bool = True) -> None:
+        """Keep what a row has read, unless it is no numbers, and give its place to the last one."""
         row, last = self._rows[place], self._rows[-1]
-        if self.prefixes is not None and row.prompt.signature is not None:
+        if not is_sound:
+            self._cache.clear(place)
+        elif self.prefixes is not None and row.prompt.signature is not None:
             self._keep(place, row, self.prefixes)
         if last is not row:
             self._cache.move(len(self._rows) - 1, place, last.length)

@@ -9,7 +9,7 @@ own tokens (docs/deviations.md).
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -42,6 +42,8 @@ class Request:
     seen: Seen
     exchange: Exchange
     decoding: Decoding = Decoding()  # noqa: RUF009  # frozen
+    at_least: int | None = None
+    """tokens for which there must be room; the answer is cut where the context ends. None: all that it may have"""
 
     def finish(self, answer: GroundedAnswer) -> GroundedAnswer:
         """The answer as the user gets it."""
@@ -102,14 +104,16 @@ class Preparer:
         Raises:
             InputError: the conversation is too long for the model.
         """
-        spliced = self._splice(request.exchange, visual, request.decoding)
+        wanted = request.decoding.max_new_tokens
+        spliced = self._splice(request.exchange, visual, min(wanted, request.at_least or wanted))
+        decoding = replace(request.decoding, max_new_tokens=min(wanted, self._context - len(spliced.ids)))
         batch = pad([spliced], pad_id=self.tokenizer.special.pad, side="left").to(visual.features.device)
         return Prompt(
             embeddings=self.model.embed(batch, [visual])[0],
             token_ids=spliced.ids,
             feature_index=spliced.feature_index,
             num_regions=len(visual.regions),
-            decoding=request.decoding,
+            decoding=decoding,
             signature=signature(
                 spliced,
                 picture=request.seen.number,
@@ -169,7 +173,12 @@ class Preparer:
 
     # --- prompts -----------------------------------------------------------------------------------------------------
 
-    def _splice(self, exchange: Exchange, visual: VisualTokens, decoding: Decoding) -> Spliced:
+    @property
+    def _context(self) -> int:
+        """Tokens that the language model reads at most."""
+        return getattr(self.model.config.language, "max_position_embeddings", None) or 1 << 30
+
+    def _splice(self, exchange: Exchange, visual: VisualTokens, answer_tokens: int) -> Spliced:
         """Render the dialogue and put the picture into it, leaving room for the answer.
 
         Raises:
@@ -177,15 +186,18 @@ class Preparer:
         """
         config, num_listed = self.model.config, visual.regions.num_listed
         picture_tokens = config.num_image_tokens + 2 * num_listed
-        context = getattr(config.language, "max_position_embeddings", None) or 1 << 30
-        room = context - picture_tokens - decoding.max_new_tokens
+        room = self._context - picture_tokens - answer_tokens
         if room <= 0:
             raise InputError(
-                f"the model's context has {context} tokens, of which the picture takes {picture_tokens} and the answer "
-                f"may take {decoding.max_new_tokens}: allow a shorter answer (max_new_tokens; over HTTP max_tokens)"
+                f"the model's context has {self._context} tokens, of which the picture takes {picture_tokens} and the "
+                f"answer may take {answer_tokens}: allow a shorter answer (max_new_tokens; over HTTP max_tokens)"
             )
         # the prompt's own <image> and <region> make way for the picture's tokens
-        rendered = fit(exchange.dialogue, self.tokenizer, self.chat_format, max_tokens=room + 2)
+        try:
+            rendered = fit(exchange.dialogue, self.tokenizer, self.chat_format, max_tokens=room + 2)
+        except InputError as error:
+            told = f"{error}; {answer_tokens} tokens are left for the answer (max_new_tokens; over HTTP max_tokens)"
+            raise InputError(told) from None
         device = visual.regions.boxes_cxcywh.device
         matched = match_regions(exchange.boxes_cxcywh.to(device), visual.regions).cpu()
         return splice(

@@ -59,6 +59,12 @@ class RowCache(Cache):
             layer.keys[target, :, :length] = layer.keys[source, :, :length]
             layer.values[target, :, :length] = layer.values[source, :, :length]
 
+    def clear(self, row: int) -> None:
+        """Forget a row that holds what is no number: it would spoil whoever comes after, masked or not."""
+        for layer in self._rows():
+            layer.keys[row].zero_()
+            layer.values[row].zero_()
+
     def save(self, row: int, length: int) -> KeysValues:
         """A copy of a row's first `length` tokens."""
         return tuple(

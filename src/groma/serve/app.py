@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -10,7 +10,6 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
@@ -20,10 +19,12 @@ from starlette.staticfiles import StaticFiles
 from groma.errors import GromaError
 from groma.inference.request import BoxClippedWarning, BoxesMergedWarning
 from groma.serve import boxes, completions
-from groma.serve.bodies import ChatBody, DescribeBody, LocateBody, RegionsBody
+from groma.serve.description import described
 from groma.serve.errors import HttpError, as_http, error_response
 from groma.serve.guards import EXPOSED, App, Guards
 from groma.serve.service import Service
+
+Handler = Callable[..., Any]
 
 PAGE = Path(__file__).parent / "page"
 
@@ -33,17 +34,6 @@ EXAMPLES = {
     "frogs.jpg": "Locate all frogs in this image.",
 }
 """Pictures of the page -> what can be asked about them."""
-
-BODIES = {"/v1/chat/completions": ChatBody, "/locate": LocateBody, "/describe": DescribeBody, "/regions": RegionsBody}
-"""Addresses -> what they are sent."""
-
-HEADS = {
-    "/v1/chat/completions": ("Ask", "Ask about pictures, in OpenAI's form, with regions and grounding."),
-    "/locate": ("Locate", "Boxes of a phrase."),
-    "/describe": ("Describe", "What is in these boxes, one answer each."),
-    "/regions": ("Regions", "What the proposer found, best first."),
-}
-"""Addresses -> name and sentence of their description."""
 
 
 def build_app(service: Service) -> App:
@@ -74,17 +64,17 @@ def build_app(service: Service) -> App:
     app.add_exception_handler(HTTPException, _tell_http)
     app.add_exception_handler(ClientDisconnect, _tell_nobody)
     app.add_exception_handler(Exception, _tell_nothing)
-    app.openapi = lambda: _described(app)
+    app.openapi = lambda: described(app, with_keys=bool(service.settings.api_keys))
     guarded: Any = app
     if service.settings.cors_origins:
         guarded = CORSMiddleware(
             app,
             allow_origins=list(service.settings.cors_origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
+            allow_headers=["*"],  # pages that are let in may send what their clients send
             expose_headers=list(EXPOSED),
         )
-    return Guards(guarded, service.settings)
+    return Guards(guarded, service.settings, on_reply=service.metrics.replied)
 
 
 def _add_questions(app: FastAPI, service: Service) -> None:
@@ -105,42 +95,52 @@ def _add_questions(app: FastAPI, service: Service) -> None:
         return await boxes.regions(request, service)
 
 
+def _get(app: FastAPI, path: str, **options: Any) -> Callable[[Handler], Handler]:
+    """An address that can be read, and looked after by those who ask for the head alone."""
+
+    def add(handler: Handler) -> Handler:
+        app.head(path, include_in_schema=False)(handler)
+        return app.get(path, **options)(handler)
+
+    return add
+
+
 def _add_state(app: FastAPI, service: Service) -> None:
-    @app.get("/v1/models", summary="The model")
+    @_get(app, "/v1/models", summary="The model")
     async def models() -> dict[str, Any]:
         model = {"id": service.model_name, "object": "model", "created": 0, "owned_by": "groma"}
         return {"object": "list", "data": [model]}
 
-    @app.get("/v1/models/{name:path}", summary="The model by its name")
+    @_get(app, "/v1/models/{name:path}", summary="The model by its name")
     async def model(name: str) -> dict[str, Any]:
         if name != service.model_name:
             raise HttpError(404, f"there is no model of that name: it is {service.model_name}")
         return {"id": name, "object": "model", "created": 0, "owned_by": "groma"}
 
-    @app.get("/health", summary="Whether questions are answered")
+    @_get(app, "/health", summary="Whether questions are answered")
     async def health() -> Response:
         ready = service.state == "ready"
         return JSONResponse({"status": service.state}, status_code=200 if ready else 503)
 
-    @app.get("/metrics", summary="Figures for Prometheus")
+    @_get(app, "/metrics", summary="Figures for Prometheus")
     async def metrics() -> Response:
         return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 def _add_page(app: FastAPI, service: Service) -> None:
-    @app.get("/", include_in_schema=False)
+    @_get(app, "/", include_in_schema=False)
     async def page() -> Response:
         return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
 
-    @app.get("/docs", include_in_schema=False)
+    @_get(app, "/docs", include_in_schema=False)
     async def docs() -> Response:
         return FileResponse(PAGE / "docs.html", headers={"Cache-Control": "no-cache"})
 
-    @app.get("/favicon.ico", include_in_schema=False)
+    @_get(app, "/favicon.ico", include_in_schema=False)
     async def icon() -> Response:
         return FileResponse(PAGE / "icon.svg", media_type="image/svg+xml")
 
-    @app.get("/page/config.json", include_in_schema=False)
+    @_get(app, "/page/config.json", include_in_schema=False)
     async def config() -> dict[str, Any]:
         ready = service.state == "ready"
         return {
@@ -156,7 +156,7 @@ def _add_page(app: FastAPI, service: Service) -> None:
 
     files = StaticFiles(directory=PAGE)
 
-    @app.get("/page/{path:path}", include_in_schema=False)
+    @_get(app, "/page/{path:path}", include_in_schema=False)
     async def part(path: str, request: Request) -> Response:
         # parts of a file are of no use here, and faulty ones would be answered in a form of their own
         request.scope["headers"] = [(name, value) for name, value in request.scope["headers"] if name != b"range"]
@@ -186,37 +186,3 @@ async def _tell_nobody(_: Request, __: Exception) -> Response:
 async def _tell_nothing(_: Request, error: Exception) -> Response:
     """Whatever else breaks: the log has it, the client does not."""
     return error_response(as_http(GromaError(str(error))))
-
-
-# --- the description -------------------------------------------------------------------------------------------------
-
-
-def _described(app: FastAPI) -> dict[str, Any]:
-    """OpenAPI: bodies are read by hand (groma.serve.reading), so they are added here."""
-    from fastapi.openapi.utils import get_openapi
-
-    described = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    _, schemas = models_json_schema(
-        [(kind, "validation") for kind in BODIES.values()], ref_template="#/components/schemas/{model}"
-    )
-    described.setdefault("components", {}).setdefault("schemas", {}).update(schemas.get("$defs", {}))
-    for path, kind in BODIES.items():
-        post = described["paths"][path]["post"]
-        post["summary"], post["description"] = HEADS[path]
-        content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{kind.__name__}"}}}
-        post["requestBody"] = {"required": True, "content": content}
-        post["responses"] = {
-            "200": {"description": "The answer"},
-            **{
-                str(status): {"description": text}
-                for status, text in (
-                    (400, "What was sent cannot be used"),
-                    (401, "A key is needed"),
-                    (413, "Too large"),
-                    (429, "Too many wait: come again after Retry-After seconds"),
-                    (503, "Starting or stopping"),
-                    (504, "It took too long"),
-                )
-            },
-        }
-    return described

@@ -3,7 +3,16 @@
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 # lists fail with their first error: one that is wrong in a million places costs no more than in one
 BoxXyxyPx = Annotated[
@@ -21,6 +30,15 @@ def _check_empty(value: Any) -> Any:
 Nothing = Annotated[Any, AfterValidator(_check_empty)]
 """What OpenAI's clients may send empty."""
 
+
+def _check_one(value: int | None) -> int | None:
+    if value not in (None, 1):
+        raise ValueError("one answer is given: leave it out")
+    return value
+
+
+One = Annotated[int | None, AfterValidator(_check_one)]
+
 PIXEL = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAFElEQVR4nGO8IyfHgA0wYRUdtBIA4FYBKCgCg6AAAAAA"
     "SUVORK5CYII="
@@ -36,14 +54,16 @@ class Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _name_the_nearest(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            known = {field.alias or name for name, field in cls.model_fields.items()}
-            for name in values:
-                if name not in known:
-                    told = str(name)[:60]
-                    near = get_close_matches(told, known, n=1)
-                    raise ValueError(f"there is no field {told!r}" + (f": {near[0]!r}?" if near else ""))
-        return values
+        """Names without a value ask for nothing: clients that write down all they know send many."""
+        if not isinstance(values, dict):
+            return values
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        for name, value in values.items():
+            if name not in known and value is not None:
+                told = str(name)[:60]
+                near = get_close_matches(told, known, n=1, cutoff=0.75)
+                raise ValueError(f"there is no field {told!r}" + (f": {near[0]!r}?" if near else ""))
+        return {name: value for name, value in values.items() if name in known}
 
 
 class TextPart(Body):
@@ -65,6 +85,36 @@ class ImagePart(Body):
 
     type: Literal["image_url"]
     image_url: ImageUrl
+
+    @field_validator("image_url", mode="before")
+    @classmethod
+    def _take_text(cls, value: Any) -> Any:
+        """Some clients send the address alone."""
+        return {"url": value} if isinstance(value, str) else value
+
+
+class PastPart(BaseModel):
+    """A part of an earlier answer, perhaps another model's."""
+
+    model_config = ConfigDict(extra="ignore")
+    type: Literal["text", "refusal"]
+    text: str | None = None
+    refusal: str | None = None
+
+
+def _kind_of_content(value: Any) -> str:
+    return AS_PARTS if isinstance(value, list) else AS_TEXT
+
+
+AS_TEXT, AS_PARTS = "as text", "as parts"
+"""Forms of a message's content; an error is that of the form which was sent."""
+
+Parts = Annotated[list[Annotated[TextPart | ImagePart, Field(discriminator="type")]], Field(fail_fast=True)]
+PastParts = Annotated[list[PastPart], Field(fail_fast=True)]
+Content = Annotated[Annotated[str, Tag(AS_TEXT)] | Annotated[Parts, Tag(AS_PARTS)], Discriminator(_kind_of_content)]
+PastContent = Annotated[
+    Annotated[str, Tag(AS_TEXT)] | Annotated[PastParts, Tag(AS_PARTS)], Discriminator(_kind_of_content)
+]
 
 
 class GroundingEntity(BaseModel):
@@ -106,7 +156,7 @@ class UserMessage(Body):
     """A question, with pictures and boxes."""
 
     role: Literal["user"]
-    content: str | Annotated[list[Annotated[TextPart | ImagePart, Field(discriminator="type")]], Field(fail_fast=True)]
+    content: Content
     name: str | None = None
     regions: Boxes | None = Field(None, description="boxes that the question points at: [1], [2], ...")
     grounded: bool | None = Field(None, description="ask for phrases that are tied to boxes")
@@ -117,7 +167,7 @@ class AssistantMessage(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
     role: Literal["assistant"]
-    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
+    content: PastContent | None = None
     grounding: Grounding | None = None
 
 
@@ -164,24 +214,24 @@ class ChatBody(Body):
 
     messages: Annotated[list[Message], Field(fail_fast=True)] = Field(min_length=1)
     model: str | None = Field(None, description="any name; there is one model")
-    stream: bool = False
+    stream: bool | None = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=100, description="0, the default: deterministic")
     top_p: float | None = Field(None, gt=0, le=1)
-    seed: int | None = Field(None, ge=0, lt=2**63)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     regions: Boxes | None = Field(None, description="of the last message; see there")
     grounded: bool | None = Field(None, description="of the last message; see there")
     # what OpenAI's clients may send; it must ask for what is done anyway
-    n: Literal[1] | None = None
-    stop: None = None
-    logprobs: Literal[False] | None = None
-    top_logprobs: None = None
-    presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
+    n: One = None
+    stop: Nothing = None
+    logprobs: Nothing = None
+    top_logprobs: Nothing = None
+    presence_penalty: Nothing = None
+    frequency_penalty: Nothing = None
     logit_bias: Nothing = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    tools: Nothing = None
     tool_choice: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None
     response_format: TextFormat | None = None

@@ -1,7 +1,5 @@
 """`POST /locate`, `/describe`, `/regions`: for those who want boxes."""
 
-from dataclasses import replace
-
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -11,7 +9,7 @@ from groma.inference.request import check_boxes_xyxy_px
 from groma.inference.result import GroundedAnswer
 from groma.inference.turns import located, locating
 from groma.serve.bodies import DescribeBody, LocateBody, RegionsBody
-from groma.serve.chat import region_dict, usage_dict
+from groma.serve.chat import region_dict, usage_dict, was_clipped
 from groma.serve.reading import read_with_picture
 from groma.serve.service import Service
 
@@ -24,8 +22,7 @@ async def locate(request: Request, service: Service) -> Response:
     """
     body, picture = await read_with_picture(request, LocateBody, service.pictures, service.engine)
     exchange = locating(body.phrase, all=body.all)
-    job = Job(picture=picture, exchange=exchange, decoding=service.engine.default_decoding)
-    (answer,) = await _answered(request, service, [job])
+    (answer,) = await _answered(request, service, [service.engine.job(picture, exchange)])
     return JSONResponse(located(answer, body.phrase.strip(), all=body.all).to_dict())
 
 
@@ -39,7 +36,10 @@ async def describe(request: Request, service: Service) -> Response:
     boxes_xyxy_px = check_boxes_xyxy_px(body.boxes, *picture.size_px, limit=len(body.boxes))
     jobs = [service.engine.question(picture, DESCRIBE, box[None], grounded=False) for box in boxes_xyxy_px]
     answers = await _answered(request, service, jobs)
-    return JSONResponse({"descriptions": [answer.to_dict() for answer in answers]})
+    clipped = was_clipped(body.boxes, boxes_xyxy_px.tolist())
+    told = [f"box {number + 1} reaches beyond the picture and was clipped to it" for number in clipped]
+    warnings = {"warnings": told} if told else {}
+    return JSONResponse({"descriptions": [answer.to_dict() for answer in answers], **warnings})
 
 
 async def regions(request: Request, service: Service) -> Response:
@@ -49,7 +49,7 @@ async def regions(request: Request, service: Service) -> Response:
         GromaError: the picture cannot be used.
     """
     body, picture = await read_with_picture(request, RegionsBody, service.pictures, service.engine)
-    (found,) = await _run(request, service, [Job(picture=picture, exchange=None)])
+    (found,) = await _run(request, service, [service.engine.job(picture, None)])
     kept = [region_dict(region) for region in found.regions if region.objectness >= body.min_objectness]
     return JSONResponse({"image_size_px": list(picture.size_px), "regions": kept})
 
@@ -61,5 +61,5 @@ async def _answered(request: Request, service: Service, jobs: list[Job]) -> list
 
 
 async def _run(request: Request, service: Service, jobs: list[Job]) -> list[Answered]:
-    limit, client = service.settings.time_limit_s, request.state.client
-    return await service.run([replace(job, client=client, time_limit_s=limit) for job in jobs], request)
+    asker = service.asker(request)
+    return await service.run([asker.asking(job) for job in jobs], request)

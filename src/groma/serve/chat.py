@@ -22,6 +22,7 @@ from groma.inference.result import Entity, GroundedAnswer, Region
 from groma.serve.bodies import AssistantMessage, ChatBody, ImagePart, SystemMessage, TextPart, UserMessage
 from groma.serve.errors import HttpError
 from groma.serve.picture_input import PictureInput
+from groma.serve.service import Asker
 from groma.serve.settings import ServeSettings
 
 BETWEEN = "\n\n"
@@ -37,6 +38,8 @@ MAX_PAST_BOXES = 4000
 """Boxes that earlier answers may name in all."""
 
 SYSTEM_LEFT_OUT = "the system message was left out: the model was trained without any"
+GREETING_LEFT_OUT = "the assistant's message before the first question was left out"
+OTHERS_LEFT_OUT = "earlier turns were left out, as they are about other pictures"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +74,11 @@ def read_chat(body: ChatBody, settings: ServeSettings) -> Chat:
     warnings = (SYSTEM_LEFT_OUT,) if len(spoken) < len(body.messages) else ()
     if not spoken or not isinstance(spoken[-1], UserMessage):
         raise _wrong("the last message must be a user's")
-    image_urls: tuple[str, ...] = ()
-    turns: list[Turn] = []
-    for message in spoken:
-        if isinstance(message, AssistantMessage):
-            if not turns or turns[-1].answer is not None:
-                raise _wrong("an assistant's message must follow a user's")
-            turns[-1] = replace(turns[-1], answer=message)
-            continue
-        urls = _urls(message)
-        if urls:
-            image_urls = urls
-            turns = [turn for turn in turns if turn.answer is None]  # earlier turns are about other pictures
-        turn = _turn(message, body if message is spoken[-1] else None)
-        if turns and turns[-1].answer is None:
-            turn = _merged(turns.pop(), turn)
-        turns.append(turn)
+    if isinstance(spoken[0], AssistantMessage):  # as pages do that greet
+        spoken, warnings = spoken[1:], (*warnings, GREETING_LEFT_OUT)
+    image_urls, turns = _told(spoken, body)
+    if sum(isinstance(message, AssistantMessage) for message in spoken) >= len(turns):
+        warnings = (*warnings, OTHERS_LEFT_OUT)
     if not image_urls:
         raise _wrong("no message has a picture: add a part of type image_url")
     if len(image_urls) > settings.max_pictures:
@@ -94,6 +86,29 @@ def read_chat(body: ChatBody, settings: ServeSettings) -> Chat:
     if len(image_urls) > 1 and any(turn.regions for turn in turns):
         raise _wrong("regions belong to one picture, but the message has several: ask about one at a time")
     return Chat(image_urls, tuple(turns), warnings)
+
+
+def _told(spoken: Sequence[UserMessage | AssistantMessage], body: ChatBody) -> tuple[tuple[str, ...], list[Turn]]:
+    """The latest pictures, and the turns about them."""
+    image_urls: tuple[str, ...] = ()
+    turns: list[Turn] = []
+    has_own = False  # the pictures came with the question that is not answered yet
+    for message in spoken:
+        if isinstance(message, AssistantMessage):
+            if not turns or turns[-1].answer is not None:
+                raise _wrong("an assistant's message must follow a user's")
+            turns[-1], has_own = replace(turns[-1], answer=message), False
+            continue
+        urls = _urls(message)
+        if urls:
+            image_urls = image_urls + urls if has_own else urls
+            has_own = True
+            turns = [turn for turn in turns if turn.answer is None]  # earlier turns are about other pictures
+        turn = _turn(message, body if message is spoken[-1] else None)
+        if turns and turns[-1].answer is None:
+            turn = _merged(turns.pop(), turn)
+        turns.append(turn)
+    return image_urls, turns
 
 
 def _wrong(text: str) -> HttpError:
@@ -129,7 +144,7 @@ def _merged(first: Turn, second: Turn) -> Turn:
 
 
 def decoding_of(body: ChatBody, default: Decoding) -> Decoding:
-    """How tokens are chosen.
+    """How tokens are chosen, where anything is said of it.
 
     Raises:
         InputError: an option cannot be used.
@@ -139,7 +154,7 @@ def decoding_of(body: ChatBody, default: Decoding) -> Decoding:
         max_new_tokens=default.max_new_tokens if asked is None else asked,
         temperature=default.temperature if body.temperature is None else body.temperature,
         top_p=1.0 if body.top_p is None else body.top_p,
-        seed=0 if body.seed is None else body.seed,
+        seed=0 if body.seed is None else body.seed % 2**63,
     )
 
 
@@ -149,17 +164,27 @@ async def jobs_of(
     pictures: PictureInput,
     *,
     decoding: Decoding,
-    client: str,
+    at_least: int | None,
+    asker: Asker,
     streams: bool,
 ) -> list[Job]:
     """A job for each picture.
+
+    Args:
+        chat: what is asked.
+        engine: who answers.
+        pictures: opens them.
+        decoding: how tokens are chosen.
+        at_least: tokens for which there must be room; None: all that an answer may have.
+        asker: who asks, and when.
+        streams: whether what is said is wanted token by token.
 
     Raises:
         HttpError: a picture or an earlier message cannot be used.
         InputError: the question, its regions or a picture cannot be used.
     """
     _check_length(chat, engine)
-    opened = [await pictures.from_url(url, engine) for url in chat.image_urls]
+    opened = await asyncio.gather(*(pictures.from_url(url, engine) for url in chat.image_urls))
     last = chat.turns[-1]
 
     def job(number: int, picture: Picture) -> Job:
@@ -167,7 +192,7 @@ async def jobs_of(
         made = engine.question(
             picture, last.text, last.regions, grounded=last.grounded, history=history, decoding=decoding
         )
-        return replace(made, client=client, streams=streams, time_limit_s=pictures.settings.time_limit_s)
+        return replace(asker.asking(made), streams=streams, at_least=at_least)
 
     return await asyncio.to_thread(lambda: [job(number, picture) for number, picture in enumerate(opened)])
 
@@ -191,7 +216,9 @@ def _check_length(chat: Chat, engine: Engine) -> None:
 
 def _content(message: AssistantMessage) -> str:
     content = message.content or ""
-    return content if isinstance(content, str) else "\n".join(part.text for part in content)
+    if isinstance(content, str):
+        return content
+    return "\n".join(text for part in content if (text := part.text or part.refusal))
 
 
 # --- earlier answers -------------------------------------------------------------------------------------------------
@@ -297,10 +324,15 @@ def warnings_of(chat: Chat, answers: Sequence[Answered]) -> list[str]:
             first, *others = region.numbers or (0,)
             told += [f"boxes [{first}] and [{n}] overlap so much that they are one region" for n in others]
             given = chat.turns[-1].regions[first - 1] if first else list(region.box_xyxy_px)
-            moved = max(abs(a - b) for a, b in zip(given, region.box_xyxy_px, strict=True))
-            if not others and moved > 2 * OVERHANG_PX:
+            if not others and was_clipped([given], [region.box_xyxy_px]):
                 told.append(f"box [{first}] reaches beyond the picture and was clipped to it")
     return told
+
+
+def was_clipped(given: Sequence[Sequence[float]], taken: Sequence[Sequence[float]]) -> list[int]:
+    """Numbers of the boxes of which a part that can be seen was cut off."""
+    moved = (max(abs(a - b) for a, b in zip(*pair, strict=True)) for pair in zip(given, taken, strict=True))
+    return [number for number, px in enumerate(moved) if px > 2 * OVERHANG_PX]
 
 
 def finish_reason(answers: Sequence[Answered]) -> str:

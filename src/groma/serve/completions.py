@@ -42,13 +42,15 @@ async def complete(request: Request, service: Service) -> Response:
     engine = service.engine
     body = await read_json(request, ChatBody)
     chat = read_chat(body, service.settings)
+    is_bounded = (body.max_completion_tokens or body.max_tokens) is not None
     jobs = await jobs_of(
         chat,
         engine,
         service.pictures,
         decoding=decoding_of(body, engine.default_decoding),
-        client=request.state.client,
-        streams=body.stream,
+        at_least=None if is_bounded else engine.at_least,
+        asker=service.asker(request),
+        streams=bool(body.stream),
     )
     reply = _Reply(service.model_name, chat)
     if not body.stream:
@@ -57,17 +59,16 @@ async def complete(request: Request, service: Service) -> Response:
         return JSONResponse(reply.whole(answers))
     waiting = Waiting(engine)
     try:
-        for job in jobs:
-            waiting.submit(job)
+        waiting.submit(jobs)
         include_usage = body.stream_options is not None and body.stream_options.include_usage
-        stream = reply.stream(waiting, len(jobs), include_usage=include_usage)
+        stream = reply.stream(waiting, len(jobs), request, include_usage=include_usage)
         # what is wrong with the question is told by the status, before anything is sent
         first = await _unless_gone(anext(stream), request)
     except BaseException:
         waiting.give_up()
         raise
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_told(first, stream, waiting), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(_told(first, stream, waiting, request), media_type="text/event-stream", headers=headers)
 
 
 async def _unless_gone(coming: Awaitable[str], request: Request) -> str:
@@ -87,14 +88,16 @@ async def _unless_gone(coming: Awaitable[str], request: Request) -> str:
         left.cancel()
 
 
-async def _told(first: str, stream: AsyncIterator[str], waiting: Waiting) -> AsyncIterator[str]:
+async def _told(first: str, stream: AsyncIterator[str], waiting: Waiting, request: Request) -> AsyncIterator[str]:
     """The events of a stream; what goes wrong on the way is its last."""
     try:
         yield first
         async for event in stream:
             yield event
     except GromaError as error:
-        yield _event(error_body(as_http(error)))
+        told = error_body(as_http(error))
+        request.state.logged = {"error": told["error"]["type"]}
+        yield _event(told)
     finally:
         waiting.give_up()
 
@@ -109,6 +112,7 @@ class _Reply:
     def __init__(self, model: str, chat: Chat) -> None:
         self.id = f"chatcmpl-{uuid.uuid4().hex[:24]}"
         self.created, self.model, self.chat = int(time.time()), model, chat
+        self._usage: dict[str, Any] = {}  # what each chunk says of it
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
@@ -128,12 +132,15 @@ class _Reply:
 
     def _chunk(self, delta: dict[str, Any], reason: str | None = None) -> str:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
-        return _event({**self._head("chat.completion.chunk"), "choices": [choice]})
+        return _event({**self._head("chat.completion.chunk"), "choices": [choice], **self._usage})
 
-    async def stream(self, waiting: Waiting, count: int, *, include_usage: bool) -> AsyncIterator[str]:
+    async def stream(
+        self, waiting: Waiting, count: int, request: Request, *, include_usage: bool
+    ) -> AsyncIterator[str]:
         """Chunk by chunk; the answers about several pictures one after the other."""
+        self._usage = {"usage": None} if include_usage else {}
         answers: list[Answered] = []
-        length = 0
+        length = entities = 0
         for number in range(count):
             opening = (BETWEEN if number else "") + heading(number, count)
             begun = False
@@ -147,7 +154,9 @@ class _Reply:
                     answers.append(event)
                     length += len(event.answer.text) if event.answer is not None else 0
                 else:
-                    yield self._chunk(_delta(event, number, length))
+                    yield self._chunk(_delta(event, number, length, entities))
+                    entities += isinstance(event, Entity)
+        request.state.logged = usage_dict(answers)
         _, grounding = self._grounding(answers)
         yield self._chunk({"grounding": grounding}, finish_reason(answers))
         if include_usage:
@@ -155,9 +164,9 @@ class _Reply:
         yield "data: [DONE]\n\n"
 
 
-def _delta(event: Event, image: int, offset: int) -> dict[str, Any]:
-    """Text, or a phrase whose regions have just been named."""
+def _delta(event: Event, image: int, offset: int, index: int) -> dict[str, Any]:
+    """Text, or a phrase whose regions have just been named; by `index` clients put lists of chunks together."""
     if isinstance(event, TextDelta):
         return {"content": event.text}
     assert isinstance(event, Entity)
-    return {"content": "", "entities": [entity_dict(event, image, offset)]}
+    return {"content": "", "entities": [{"index": index, **entity_dict(event, image, offset)}]}

@@ -28,6 +28,7 @@ TYPES = {
     405: "invalid_request_error",
     408: "timeout_error",
     413: "request_too_large",
+    415: "invalid_request_error",
     429: "rate_limit_error",
     499: "cancelled",
     503: "unavailable_error",

@@ -32,6 +32,9 @@ OPEN_PATHS = ("/health", "/", "/docs", "/openapi.json", "/favicon.ico")
 OPEN_PREFIX = "/page/"
 """What is told without a key: nothing that a model made."""
 
+GONE = 499
+"""Status of a request whose client has gone before anything was told."""
+
 EXPOSED = ("Retry-After", "X-Request-Id")
 """Headers that pages of other origins, where they may call, can read."""
 
@@ -50,9 +53,9 @@ SECURITY_HEADERS = {
 class Guards:
     """Wraps the application."""
 
-    def __init__(self, app: App, settings: ServeSettings) -> None:
-        """Guard `app`."""
-        self.app, self.settings = app, settings
+    def __init__(self, app: App, settings: ServeSettings, *, on_reply: Callable[[int], None] = lambda status: None):
+        """Guard `app`; `on_reply` is told the status of every reply."""
+        self.app, self.settings, self._on_reply = app, settings, on_reply
         self._held = _Held(settings.max_held_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,7 +64,7 @@ class Guards:
             await self.app(scope, receive, send)
             return
         request = _Watched(scope, send, self.settings.cors_origins)
-        scope.setdefault("state", {})["request_id"] = request.id
+        scope.setdefault("state", {}).update(request_id=request.id, began=time.monotonic())
         try:
             client = self._checked(scope)
             scope["state"]["client"] = client
@@ -73,6 +76,7 @@ class Guards:
             if not request.started:
                 await error_response(error)(scope, receive, request.send)
         finally:
+            self._on_reply(request.status or GONE)
             request.log()
 
     def _checked(self, scope: Scope) -> str:
@@ -85,7 +89,8 @@ class Guards:
         hosts = self.settings.hosts
         host = headers.get("host", "")
         name = _hostname(host)
-        if "*" not in hosts and name.lower() not in hosts:
+        # probes call by any name, and what they are told is nobody's secret
+        if "*" not in hosts and name.lower() not in hosts and scope["path"] != "/health":
             # a web page whose name was made to point at this machine would come in by the loopback address
             raise HttpError(403, "the host by which this server was called is not known: name it with --trusted-host")
         origin = headers.get("origin")
@@ -218,7 +223,7 @@ class _Watched:
             "client": self.scope.get("state", {}).get("client"),
             "method": self.scope["method"],
             "path": self.scope["path"][:200],
-            "status": self.status or 499,
+            "status": self.status or GONE,
             "seconds": seconds,
             **known,
         }

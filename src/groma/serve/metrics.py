@@ -1,10 +1,14 @@
 """What Prometheus reads."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from groma.engine.observer import Observer
+from groma.engine.pictures import PictureCache
 from groma.engine.ticket import Usage
 
 if TYPE_CHECKING:
@@ -20,6 +24,7 @@ class Metrics(Observer):
         """Nothing counted yet."""
         self.registry = CollectorRegistry()
         registry = self.registry
+        self._replies = Counter("groma_replies", "Replies over HTTP, by status", ["status"], registry=registry)
         self._questions = Counter("groma_questions", "Questions that ended, by outcome", ["outcome"], registry=registry)
         self._tokens = Counter("groma_tokens", "Tokens: read, reused (read before), said", ["kind"], registry=registry)
         self._pictures = Counter("groma_pictures_encoded", "Pictures that went through the encoder", registry=registry)
@@ -40,13 +45,16 @@ class Metrics(Observer):
             "groma_queue_length": ("Questions that wait", lambda: engine.waiting),
             "groma_running": ("Answers on their way", lambda: engine.running),
             "groma_picture_cache_bytes": ("Memory of pictures that were seen", lambda: pictures.num_bytes),
-            "groma_picture_cache_hits": ("Pictures found in the cache", lambda: pictures.hits),
-            "groma_picture_cache_misses": ("Pictures not found there", lambda: pictures.misses),
             "groma_prefix_cache_bytes": ("Memory of conversations that were read", lambda: prefixes.num_bytes),
             "groma_ready": ("1 when questions are taken", lambda: int(engine.ready)),
         }
         for name, (text, read) in values.items():
             Gauge(name, text, registry=self.registry).set_function(read)
+        self.registry.register(_Lookups(pictures))
+
+    def replied(self, status: int) -> None:
+        """A request was answered."""
+        self._replies.labels(str(status)).inc()
 
     def stepped(self, batch: int, seconds: float) -> None:
         """See `Observer`."""
@@ -74,6 +82,17 @@ class Metrics(Observer):
         self._whole.observe(seconds)
         self._tokens.labels("reused").inc(usage.cached_tokens)
         self._tokens.labels("read").inc(max(0, usage.prompt_tokens - usage.cached_tokens))
+
+
+class _Lookups(Collector):
+    """How often pictures were found in the cache; the cache itself counts."""
+
+    def __init__(self, pictures: PictureCache) -> None:
+        self._pictures = pictures
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        yield CounterMetricFamily("groma_picture_cache_hits", "Pictures found in the cache", self._pictures.hits)
+        yield CounterMetricFamily("groma_picture_cache_misses", "Pictures not found there", self._pictures.misses)
 
 
 def _seconds(name: str, text: str, registry: CollectorRegistry) -> Histogram:

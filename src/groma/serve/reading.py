@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from groma.engine.engine import Engine
 from groma.engine.pictures import Picture
-from groma.serve.bodies import PIXEL
+from groma.serve.bodies import AS_PARTS, AS_TEXT, PIXEL
 from groma.serve.errors import HttpError
 from groma.serve.picture_input import PictureInput
 
@@ -36,6 +36,8 @@ async def read_json(request: Request, kind: type[B]) -> B:
     Raises:
         HttpError: it is no JSON, or has other fields than it should.
     """
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise HttpError(415, "the request's body is compressed: send it as it is")
     content = await request.body()
     return await asyncio.get_running_loop().run_in_executor(None, _parsed, content, kind)
 
@@ -60,7 +62,7 @@ def check(values: Any, kind: type[B]) -> B:
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        place = ".".join(str(part) for part in first["loc"] if part not in ("str", "list[union[TextPart,ImagePart]]"))
+        place = ".".join(str(part) for part in first["loc"] if part not in (AS_TEXT, AS_PARTS))
         text = WORDS.get(first["type"]) or first["msg"].removeprefix("Value error, ")
         text = text[:1].lower() + text[1:]
         raise HttpError(400, f"{place}: {text}"[:400] if place else text[:400], param=place[:200] or None) from None
@@ -97,7 +99,14 @@ async def _read_form(request: Request, kind: type[B], pictures: PictureInput, en
         upload = form.get("image")
         if not isinstance(upload, UploadFile):
             raise HttpError(400, "the form needs a file in its field image (curl -F image=@picture.jpg)", param="image")
-        fields = {name: _field(value) for name, value in form.items() if isinstance(value, str)}
+        names = [name for name, _ in form.multi_items()]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            name = twice[:60]
+            raise HttpError(400, f"the form has {name!r} twice: several boxes are one list of lists", param=name)
+        texts = {name for name, field in kind.model_fields.items() if field.annotation is str}
+        fields = {
+            name: value if name in texts else _field(value) for name, value in form.items() if isinstance(value, str)
+        }
         body = check({**fields, "image": IN_FORM}, kind)
         content = await upload.read()
     finally:

@@ -25,6 +25,10 @@ KEEP_ALIVE_S = 15
 """Seconds that a connection may be idle between two requests."""
 
 
+BACKLOG = 2048
+"""Connections that wait to be taken, as uvicorn's own."""
+
+
 def listen(settings: ServeSettings) -> socket.socket:
     """Take the port.
 
@@ -36,6 +40,7 @@ def listen(settings: ServeSettings) -> socket.socket:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((settings.host.strip("[]"), settings.port))
+        sock.listen(BACKLOG)  # two servers may bind one port, but not listen at it
     except (OSError, TypeError, UnicodeError, OverflowError) as error:
         sock.close()
         reason = getattr(error, "strerror", None) or "it is no address of this machine"
@@ -80,6 +85,8 @@ class _Server(uvicorn.Server):
     def stop(self) -> None:
         """Finish what runs; told a second time: at once."""
         self.force_exit = self.should_exit
+        if self.force_exit:  # what is cut off now would be told with traces
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

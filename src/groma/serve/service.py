@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
 
 from starlette.requests import Request
 
@@ -19,6 +20,22 @@ LOG = logging.getLogger("groma.serve")
 
 MakeEngine = Callable[[Metrics], Engine]
 """Loads the model; called in a thread of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks, and since when."""
+
+    client: str
+    """as the queue knows it"""
+    asked: float
+    """when the request began to arrive, on the monotonic clock"""
+    time_limit_s: float
+    """seconds from then"""
+
+    def asking(self, job: Job) -> Job:
+        """A job of this one's."""
+        return replace(job, client=self.client, asked=self.asked, time_limit_s=self.time_limit_s)
 
 
 class Service:
@@ -50,10 +67,15 @@ class Service:
             return
         if self._stopped.is_set():
             return
+        engine.on_death = self._died
         engine.start()
         self.metrics.watch(engine)
         self._engine = engine
         LOG.info('{"event": "ready"}')
+
+    def _died(self, error: BaseException) -> None:
+        self.failure = error
+        self.on_failure()
 
     def close(self) -> None:
         """Answer what was taken, for `drain_time_s` at most, and stop."""
@@ -85,6 +107,10 @@ class Service:
             raise HttpError(503, f"the server is {self.state}: ask again in a moment", headers={"Retry-After": "5"})
         return self._engine
 
+    def asker(self, request: Request) -> Asker:
+        """Who sent a request."""
+        return Asker(request.state.client, request.state.began, self.settings.time_limit_s)
+
     async def run(self, jobs: Sequence[Job], request: Request) -> list[Answered]:
         """Answer all; if the client goes away or one fails, the others are given up.
 
@@ -94,8 +120,7 @@ class Service:
         waiting = Waiting(self.engine)
         left = asyncio.ensure_future(gone(request))
         try:
-            for job in jobs:
-                waiting.submit(job)
+            waiting.submit(jobs)
             ends = asyncio.ensure_future(waiting.ends())
             await asyncio.wait((ends, left), return_when=asyncio.FIRST_COMPLETED)
             if not ends.done():
@@ -122,19 +147,20 @@ class Waiting:
         self._tickets: list[Ticket] = []
         self._queues: list[asyncio.Queue[Event]] = []
 
-    def submit(self, job: Job) -> None:
+    def submit(self, jobs: Sequence[Job]) -> None:
         """Ask.
 
         Raises:
-            GromaError: it is not taken.
+            GromaError: they are not taken.
         """
-        queue: asyncio.Queue[Event] = asyncio.Queue()
+        self._queues = [asyncio.Queue() for _ in jobs]
+        self._tickets = self._engine.submit_all(jobs, [self._listener(queue) for queue in self._queues])
 
+    def _listener(self, queue: asyncio.Queue[Event]) -> Callable[[Event], None]:
         def listen(event: Event) -> None:
             self._loop.call_soon_threadsafe(queue.put_nowait, event)
 
-        self._tickets.append(self._engine.submit(job, listen))
-        self._queues.append(queue)
+        return listen
 
     async def events(self, number: int) -> AsyncIterator[Event]:
         """What happens to a question, its end included.
