@@ -19,8 +19,14 @@ from groma.errors import InputError
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
 """The file formats that are read, by Pillow's names; Pillow knows more, some of them start programs."""
 
+PLAIN_SCANS = 20
+"""Scans of a JPEG file, of any size, that are gone through; encoders make up to some 15."""
+
+MAX_SCANNED_PIXELS = 2_000_000_000
+"""Pixels times scans beyond that: some ten seconds."""
+
 MAX_SCANS = 100
-"""Scans that a JPEG file may have, as many as libtiff allows; encoders make up to some 20. A scan can be a few bytes of
+"""Scans that a JPEG file may have, as many as libtiff allows. A scan can be a few bytes of
 the file, and each takes time for all pixels."""
 
 # What a file that is no readable picture probably is: (offset, bytes found there in lower case, name).
@@ -67,12 +73,12 @@ def open_header(stream: BinaryIO, name: str, max_pixels: int) -> ImageFile.Image
     if not head:
         raise InputError(f"{name} is empty (0 bytes): give a picture file")
     if head.startswith(_ICON):
-        for size in _icon_sizes(stream):
+        for size in _icon_sizes(stream, name):
             check_size(size, name, max_pixels)
     image = _opened(stream, head, name)
     check_size(image.size, name, max_pixels)
     if image.format in ("JPEG", "MPO"):
-        _check_scans(stream, name)
+        _check_scans(stream, name, image.width * image.height)
     return image
 
 
@@ -129,39 +135,60 @@ _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xd9"
 _MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)
 """In compressed data 0xff is followed by 0 or one of eight numbers; more of them are padding."""
 _MAX_MARKERS = 100_000
+_MAX_WALKED = 256 << 20
+"""Bytes that are looked through; behind a picture there may be a film of any length."""
 
 
-def _icon_sizes(stream: BinaryIO) -> Iterator[tuple[int, int]]:
-    """Sizes of the pictures in an icon file, as they themselves tell them: the icon's own list goes up to 256 only."""
+def _icon_sizes(stream: BinaryIO, name: str) -> Iterator[tuple[int, int]]:
+    """Sizes of the pictures in an icon file, as they themselves tell them: the icon's own list goes up to 256 only.
+
+    Entries of nothing are passed over, as Pillow does not open them or finds nothing there.
+    """
     stream.seek(4)
     (count,) = struct.unpack("<H", stream.read(2).ljust(2, b"\0"))
     entries = stream.read(16 * count)
     for place in range(0, len(entries) - 15, 16):
         (offset,) = struct.unpack_from("<I", entries, place + 12)
+        if offset < 6 + len(entries):
+            continue
         stream.seek(offset)
         head = stream.read(24).ljust(24, b"\0")
+        width = height = 0
         if head.startswith(_PNG):
-            yield struct.unpack_from(">II", head, 16)
+            if head[12:16] != b"IHDR":
+                raise InputError(f"{name} is damaged: a PNG in it does not begin with its size")
+            width, height = struct.unpack_from(">II", head, 16)
         else:  # a bitmap: twice as high as the icon, as its mask is counted, too
             width, height = struct.unpack_from("<HH" if head[0] == 12 else "<ii", head, 4)
-            yield max(1, abs(width)), max(1, abs(height) // 2)
+            width, height = abs(width), abs(height) // 2
+        if width and height:
+            yield width, height
 
 
-def _check_scans(stream: BinaryIO, name: str) -> None:
+def _check_scans(stream: BinaryIO, name: str, pixels: int) -> None:
     """See how often a JPEG file's pixels are gone through."""
+    most = min(MAX_SCANS, max(PLAIN_SCANS, MAX_SCANNED_PIXELS // pixels))
     place = stream.tell()
-    stream.seek(0)
-    content = stream.read()
-    stream.seek(place)
-    if content.count(_START_OF_SCAN) <= MAX_SCANS:  # it may stand elsewhere, too, but each scan has one
-        return
     scans = 0
-    for number, marker in enumerate(_markers(content)):
-        scans += marker == _START_OF_SCAN[1]
-        if scans > MAX_SCANS or number > _MAX_MARKERS:
-            raise InputError(
-                f"{name} has more than {MAX_SCANS} scans, which would take very long: save it as another JPEG"
-            )
+    if _count(stream, _START_OF_SCAN, most) > most:  # it may stand elsewhere, too, but each scan has one
+        stream.seek(0)
+        for number, marker in enumerate(_markers(stream.read(_MAX_WALKED))):
+            scans += marker == _START_OF_SCAN[1]
+            if scans > most or number > _MAX_MARKERS:
+                raise InputError(
+                    f"{name} has more than {most} scans, which would take very long: save it as another JPEG"
+                )
+    stream.seek(place)
+
+
+def _count(stream: BinaryIO, wanted: bytes, most: int) -> int:
+    """How often two bytes stand in a file, counted no further than a little beyond `most`; little memory is used."""
+    stream.seek(0)
+    count, last = 0, b""
+    while count <= most and (content := stream.read(1 << 20)):
+        count += (last + content).count(wanted)
+        last = content[-1:]
+    return count
 
 
 def _markers(content: bytes) -> Iterator[int]:

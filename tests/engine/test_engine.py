@@ -6,7 +6,6 @@ import time
 from dataclasses import replace
 
 import pytest
-import torch
 from PIL import Image
 
 from groma.engine.engine import Engine, EngineSettings
@@ -15,7 +14,6 @@ from groma.engine.ticket import (
     Answered,
     BusyError,
     CancelledError,
-    EngineError,
     Job,
     StoppedError,
     TimeLimitError,
@@ -24,7 +22,6 @@ from groma.errors import InputError
 from groma.inference.assistant import Groma
 from groma.inference.generate import Decoding
 from groma.inference.result import Entity
-from groma.inference.transcript import Transcript
 from groma.prompt.parse import TextDelta
 from slow_backend import slowly
 from small_models import assert_same, picture, small_groma
@@ -237,119 +234,6 @@ def test_clients_are_served_in_turn(assistant):
         while not all(ticket.done for ticket in tickets):
             time.sleep(0.01)
     assert order.index("few") <= 2 and order[:6].count("few") == 2
-
-
-# --- what breaks -----------------------------------------------------------------------------------------------------
-
-
-def test_a_question_that_fails_takes_no_other_down(assistant, monkeypatch, caplog):
-    engine = Engine(assistant, backend=slowly(assistant, 0.01))
-    with engine:
-        long = engine.question(opened(engine), QUESTIONS[0], decoding=Decoding(max_new_tokens=40))
-        good = engine.submit(long)
-        too_long = replace(long, decoding=Decoding(max_new_tokens=10_000))
-        prepare = assistant.prepare
-
-        def breaking(requests):
-            if any(request.exchange.question == "Break!" for request in requests):
-                raise RuntimeError("secret detail")
-            return prepare(requests)
-
-        monkeypatch.setattr(assistant, "prepare", breaking)
-        bad = engine.submit(engine.question(opened(engine), "Break!", decoding=SHORT))
-        refused, beside = engine.submit(too_long), engine.submit(long)
-        with pytest.raises(EngineError) as broken:
-            bad.result(20)
-        assert "secret" not in str(broken.value) and "secret detail" in caplog.text
-        with pytest.raises(InputError, match="context"):
-            refused.result(20)
-        assert_same(good.result(20).answer, beside.result(20).answer)
-
-
-def test_a_picture_that_cannot_be_encoded_takes_no_other_down(assistant, monkeypatch):
-    engine = Engine(assistant, backend=slowly(assistant, 0.01))
-    see = assistant.see_pixels
-    with engine:
-        first, bad, good = (engine.question(opened(engine, n), QUESTIONS[0], decoding=SHORT) for n in range(3))
-
-        def breaking(pixels, sizes):
-            if any((one == bad.picture.pixels).all() for one in pixels):
-                raise RuntimeError("out of memory")
-            return see(pixels, sizes)
-
-        monkeypatch.setattr(assistant, "see_pixels", breaking)
-        tickets = [engine.submit(job) for job in (first, bad, good)]
-        with pytest.raises(EngineError):
-            tickets[1].result(20)
-        for number in (0, 2):
-            plain = assistant.ask(picture(number), QUESTIONS[0], decoding=SHORT)
-            assert_same(tickets[number].result(20).answer, plain)
-
-
-@pytest.mark.parametrize("memory_for", [1, 0], ids=["prompts-one-by-one", "no-prompt-of-that-length"])
-def test_a_prompt_for_which_there_is_no_memory_takes_no_other_down(assistant, monkeypatch, memory_for):
-    """Prompts of several at once are then read one by one; who runs already notices nothing."""
-    with Engine(assistant, backend=slowly(assistant, 0.01)) as engine:
-        jobs = [engine.question(opened(engine), q, decoding=Decoding(max_new_tokens=40)) for q in QUESTIONS[:3]]
-        wanted = [assistant.ask(picture(0), q, decoding=jobs[0].decoding) for q in QUESTIONS[:3]]
-        forward, failed = assistant.model.language.forward, []
-
-        def forgetful(embeddings, **options):
-            hidden = forward(embeddings, **options)  # so that the cache was written when it fails
-            if embeddings.shape[1] > 1 and len(embeddings) > memory_for:
-                failed.append(len(embeddings))
-                raise torch.OutOfMemoryError("no memory is left")
-            return hidden
-
-        first = engine.submit(jobs[0])
-        while first.first_said is None:
-            time.sleep(0.001)
-        monkeypatch.setattr(assistant.model.language, "forward", forgetful)
-        with engine._condition:  # so that both join at once
-            others = [engine.submit(job) for job in jobs[1:]]
-        for ticket, plain in zip(others, wanted[1:], strict=True):
-            if memory_for:
-                assert_same(ticket.result(20).answer, plain)
-            else:
-                with pytest.raises(EngineError):
-                    ticket.result(20)
-        assert not first.done or memory_for
-        assert_same(first.result(20).answer, wanted[0])
-        assert failed[0] == 2
-        assert engine.running == 0
-
-
-def test_an_answer_that_cannot_be_read_takes_no_other_down(assistant, monkeypatch):
-    with Engine(assistant, backend=slowly(assistant, 0.01)) as engine:
-        decoding = Decoding(max_new_tokens=40)
-        good, bad = (engine.submit(engine.question(opened(engine), q, decoding=decoding)) for q in QUESTIONS[:2])
-        add = Transcript.add
-
-        def breaking(transcript, said):
-            if transcript._question == QUESTIONS[1]:
-                raise RuntimeError("a token that nobody knows")
-            return add(transcript, said)
-
-        monkeypatch.setattr(Transcript, "add", breaking)
-        with pytest.raises(EngineError):
-            bad.result(20)
-        assert_same(good.result(20).answer, assistant.ask(picture(0), QUESTIONS[0], decoding=decoding))
-        assert engine._batch._backend.running == 0
-
-
-def test_a_step_that_breaks_fails_who_was_in_it_and_the_engine_goes_on(assistant, monkeypatch):
-    with Engine(assistant) as engine:
-        job = engine.question(opened(engine), QUESTIONS[0], decoding=Decoding(max_new_tokens=5))
-        forward = assistant.model.language.forward
-
-        def failing(*_, **__):
-            raise RuntimeError("out of memory")
-
-        monkeypatch.setattr(assistant.model.language, "forward", failing)
-        with pytest.raises(EngineError):
-            engine.ask(job)
-        monkeypatch.setattr(assistant.model.language, "forward", forward)
-        assert_same(engine.ask(job).answer, assistant.ask(picture(0), QUESTIONS[0], decoding=job.decoding))
 
 
 def test_stopping_finishes_what_runs_or_tells_it(assistant):

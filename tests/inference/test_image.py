@@ -355,6 +355,24 @@ def test_what_only_looks_like_scans_is_no_reason():
     assert load_image(told).size == (64, 64)
 
 
+def test_the_larger_a_picture_the_fewer_scans_it_may_have():
+    """A hundred scans of 64 megapixels would take half a minute; twenty scans are read at any size."""
+    assert load_image(scans(15, side=8000)).size == (8000, 8000)
+    with pytest.raises(InputError, match="more than 31 scans"):
+        load_image(scans(40, side=8000))
+
+
+def test_entries_of_nothing_in_an_icon_are_passed_over():
+    held = encoded(Image.new("RGB", (40, 30)), "PNG")
+    entries = [(32, len(held), 54), (16, 0, 0), (16, 10, 10**6)]
+    listed = (struct.pack("<BBBBHHII", side, side, 0, 0, 1, 24, *place) for side, *place in entries)
+    head = b"\x00\x00\x01\x00\x03\x00" + b"".join(listed)
+    assert load_image(head + held).size == (40, 30)
+    late = held[:8] + struct.pack(">I4s", 0, b"tEXt") + struct.pack(">II", 4, 4) + held[8:]  # 4x4 where sizes stand
+    with pytest.raises(InputError, match="does not begin with its size"):
+        load_image(head.replace(struct.pack("<I", len(held)), struct.pack("<I", len(late))) + late)
+
+
 @pytest.mark.parametrize("kind", ["png", "bmp", "old bmp"])
 def test_an_icon_is_refused_by_the_size_of_what_it_holds(kind: str, monkeypatch: pytest.MonkeyPatch):
     """Pillow decodes icons while it opens them, and their own list tells sizes up to 256 only."""

@@ -141,6 +141,22 @@ def test_a_picture_that_never_ends_fails_alone(workers):
     assert failures[6].endswith(f"{MAX_TRIES} times (ended, as nothing was heard of it for 0.05 s)")
 
 
+def test_time_that_the_command_stood_still_counts_against_nobody(monkeypatch):
+    """As after Ctrl-Z and fg: workers that stood still with it are not stuck."""
+    clock, crew = [0.0], Scripted()
+    monkeypatch.setattr("groma.label.dispatch.time.monotonic", lambda: clock[0])
+    events = crew.events
+
+    def late(timeout_s):
+        told = events(timeout_s) if clock[0] % 2 else []  # every other turn nothing is heard
+        clock[0] += 101.0
+        return told
+
+    crew.events = late
+    labels, failures, deaths = run(crew, workers=1, stuck_after_s=5.0)
+    assert labels == Counter(range(COUNT)) and not failures and not deaths
+
+
 def test_a_worker_that_hangs_does_not_keep_the_run_from_stopping():
     interrupted = threading.Event()
     crew = Scripted(endless=frozenset({6}))

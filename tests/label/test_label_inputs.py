@@ -1,5 +1,6 @@
 """What can be labelled: every kind of input, keys, and what is wrong with inputs as a whole."""
 
+import io
 import json
 import os
 import tarfile
@@ -281,3 +282,38 @@ def test_an_input_that_changes_is_another_one(tmp_path):
     (place / "new.jpg").write_bytes(jpeg(1))
     with pytest.raises(InputError, match=r"holds another run: .*pictures is 5, there 4"):
         label(job(place, tmp_path / "out", workers=HERE, load=partial(watcher)))
+
+
+def test_links_in_a_shard_are_what_they_stand_for(tmp_path):
+    """GNU tar writes the second of two hard-linked files so; a link to nothing is told."""
+    shard = tmp_path / "s.tar"
+    with tarfile.open(shard, "w") as tar:
+        content = jpeg(3)
+        first = tarfile.TarInfo("in/a.jpg")
+        first.size = len(content)
+        tar.addfile(first, io.BytesIO(content))
+        for name, kind, target in (
+            ("in/b.jpg", tarfile.LNKTYPE, "in/a.jpg"),
+            ("in/c.jpg", tarfile.SYMTYPE, "a.jpg"),
+            ("in/d.jpg", tarfile.SYMTYPE, "../elsewhere.jpg"),
+        ):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, target
+            tar.addfile(link)
+    items = open_input([str(shard)]).items
+    assert [item.key for item in items] == [f"s.tar/in/{name}" for name in "abcd"]
+    reader = Reader(with_boxes=False)
+    assert all(reader.read(item).source == content for item in items[:3])
+    with pytest.raises(InputError, match="has no picture but links to what is not there"):
+        reader.read(items[3])
+    reader.close()
+
+
+def test_another_picture_of_the_same_name_is_another_input(tmp_path):
+    def listed(*images: str) -> Path:
+        file = tmp_path / "list.jsonl"
+        file.write_text("".join(json.dumps({"image": image, "id": n}) + "\n" for n, image in enumerate(images)))
+        return file
+
+    one, other = (open_input([str(listed(*images))]).identity for images in (("a.jpg", "b.jpg"), ("a.jpg", "c.jpg")))
+    assert one != other

@@ -210,6 +210,13 @@ def test_a_few_first_and_then_all(photos, tmp_path, log):
     assert texts(out) == in_order(photos) and seen(log) == Counter(range(COUNT)), "what is there stays"
 
 
+def test_files_in_other_formats_do_not_go_stale(photos, tmp_path):
+    label(job(photos, tmp_path / "out", limit=3, formats=("jsonl", "coco"), workers=HERE, load=watcher))
+    label(job(photos, tmp_path / "out", workers=HERE, load=watcher))
+    coco = json.loads((tmp_path / "out" / "labels.coco.json").read_text())
+    assert len(coco["images"]) == len(rows(tmp_path / "out" / "labels.jsonl")) > 3
+
+
 def test_shares_are_the_whole(photos, tmp_path, log):
     out, load = tmp_path / "out", partial(watcher, log=log)
     for number in (2, 3, 1):

@@ -118,9 +118,11 @@ class Serve:
         Raises:
             InputError: something of it cannot be.
         """
-        from groma.serve.settings import ServeSettings
+        from groma.serve.settings import MAX_HELD_BYTES, ServeSettings
 
         limits = self.limits
+        # a picture grows by a third as a data URL, and something is said about it
+        max_body_bytes = limits.max_picture_mib * MIB * 4 // 3 + 2 * MIB
         return ServeSettings(
             host=self.host,
             port=self.port,
@@ -128,8 +130,8 @@ class Serve:
             open_to_all=self.open_to_all,
             cors_origins=self.cors_origin,
             trusted_hosts=self.trusted_host,
-            # a picture grows by a third as a data URL, and something is said about it
-            max_body_bytes=limits.max_picture_mib * MIB * 4 // 3 + 2 * MIB,
+            max_body_bytes=max_body_bytes,
+            max_held_bytes=max(MAX_HELD_BYTES, 4 * max_body_bytes),
             max_picture_bytes=limits.max_picture_mib * MIB,
             upload_time_s=limits.upload_time,
             time_limit_s=limits.time_limit,

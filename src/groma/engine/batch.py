@@ -132,7 +132,12 @@ class Batch:
         """Answer at once where only regions are asked for."""
         if ticket.job.exchange is not None:
             return False
-        self._end(ticket, Answered(None, tuple(self._assistant.found(seen)), Usage(0, 0, 0)))
+        try:
+            regions = tuple(self._assistant.found(seen))
+        except Exception as error:  # noqa: BLE001  # this question's own
+            self.fail(ticket, error)
+        else:
+            self._end(ticket, Answered(None, regions, Usage(0, 0, 0)))
         return True
 
     def _prepare(self, asking: Sequence[Asking]) -> list[tuple[Ticket, Prepared]]:
@@ -153,7 +158,8 @@ class Batch:
             return
         began = time.monotonic()
         said = self._backend.step()
-        self._observer.stepped(len(said), time.monotonic() - began)
+        tokens = sum(isinstance(one, Said) for one in said.values())
+        self._observer.stepped(tokens, time.monotonic() - began)
         for number, one in said.items():  # a back end may say nothing of some yet
             running = self._running[number]
             try:

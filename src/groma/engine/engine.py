@@ -308,7 +308,7 @@ class Engine(AbstractContextManager["Engine"]):
             self._batch.join(joining)
             self._batch.step()
         except Exception as error:  # noqa: BLE001  # the batch is lost, the engine goes on
-            self._batch.fail_all(joining, error)
+            self._batch.fail_all((*unwanted, *joining), error)
         return True
 
     def _take_unwanted(self) -> list[Ticket]:

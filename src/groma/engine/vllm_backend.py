@@ -131,6 +131,8 @@ class VLLMBackend:
             self._engine.add_request(name, {"prompt_embeds": embeddings}, self._sampling(prompt, room))
         except ValueError as error:
             raise InputError(f"vLLM refuses the request: {error}.") from error
+        except Exception as error:
+            raise self._lost(error) from error
         self._keys[name] = key
         self._answers[key] = _Answer(name, prompt.num_regions)
 
@@ -166,17 +168,21 @@ class VLLMBackend:
         while self._answers and not any(answer.waiting for answer in self._answers.values()):
             try:
                 outputs = self._engine.step()
-            except Exception as error:  # whatever it was, vLLM takes no more requests
-                self._keys.clear()
-                self._answers.clear()
-                self._engine = None
-                raise GromaError(f"vLLM failed ({error}); its log says why.") from error
+            except Exception as error:
+                raise self._lost(error) from error
             for output in outputs:
                 self._hear(output)
         said = {key: answer.waiting.popleft() for key, answer in self._answers.items() if answer.waiting}
         for key in [key for key, one in said.items() if isinstance(one, Failed) or one.ended]:
             del self._keys[self._answers.pop(key).name]
         return said
+
+    def _lost(self, error: Exception) -> GromaError:
+        """Whatever it was, vLLM takes no more requests; the next one starts it anew."""
+        self._keys.clear()
+        self._answers.clear()
+        self._engine = None
+        return GromaError(f"vLLM failed ({error}); its log says why.")
 
     def _hear(self, output: Any) -> None:
         """Note what is new of an answer (a `RequestOutput`)."""

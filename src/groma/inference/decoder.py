@@ -7,6 +7,7 @@
 T prompt tokens, D width, V + A vocabulary.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -21,6 +22,8 @@ from groma.inference.prefix import Kept, PrefixStore
 from groma.inference.row_cache import RowCache
 from groma.model.groma import GromaModel
 from groma.prompt.tokens import SpecialTokenIds
+
+LOG = logging.getLogger("groma.inference")
 
 NO_NUMBERS = "the language model's figures for this answer are no numbers (NaN): its weights or their type overflow"
 
@@ -326,7 +329,10 @@ class Decoder:
         if not is_sound:
             self._cache.clear(place)
         elif self.prefixes is not None and row.prompt.signature is not None:
-            self._keep(place, row, self.prefixes)
+            try:
+                self._keep(place, row, self.prefixes)
+            except Exception:  # memory: what is not kept is read again, and no answer is lost for it
+                LOG.exception("what was read could not be kept")
         if last is not row:
             self._cache.move(len(self._rows) - 1, place, last.length)
             self._rows[place] = last

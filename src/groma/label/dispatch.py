@@ -103,7 +103,9 @@ class Dispatcher:
         for _ in range(workers):
             self._start()
         greeted = False
+        turned = time.monotonic()
         while not greeted or self._is_work_left():
+            turned = self._turn_begins(turned)
             if self._interrupted.is_set() and not self._stopping:
                 self._stopping = True
                 self._crew.stop_soon()
@@ -115,6 +117,13 @@ class Dispatcher:
                 self._take(event)
             self._end_stuck()
             self._hand_out()
+
+    def _turn_begins(self, before: float) -> float:
+        """The time; what this process itself took, or stood still, does not count against its workers."""
+        now = time.monotonic()
+        for worker in self._workers.values():
+            worker.heard += max(0.0, now - before - 2 * WAIT_S)
+        return now
 
     def _end_stuck(self) -> None:
         """End workers that hang: on a disk that does not answer, a device that does not come back."""

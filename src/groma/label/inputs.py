@@ -238,8 +238,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is no UTF-8 text: {error}") from None
     for number, line in enumerate(text.split("\n"), start=1):
-        if stripped := line.rstrip("\r"):
-            yield number, stripped
+        if line.strip():
+            yield number, line.rstrip("\r")
 
 
 _ITEMS: dict[str, Callable[[Sequence[Path], Path, str | None], Iterator[Item]]] = {
@@ -272,12 +272,14 @@ def _checked(items: Iterable[Item], *, told: str) -> list[Item]:
 
 
 def _identity(kind: str, paths: Sequence[Path], items: Sequence[Item], image_column: str | None) -> dict[str, Any]:
-    """The order of the keys, the boxes of lists, and the sizes of shards, whose content is not looked at."""
+    """The order of the keys, what lists say beside, and the sizes of shards, whose content is not looked at."""
     digest = hashlib.sha256()
     for item in items:
         digest.update(item.key.encode(errors="surrogatepass") + b"\0")
         if item.boxes is not None:
             digest.update(json.dumps(item.boxes).encode())
+        if kind == "jsonl" and isinstance(item.place, InFile):  # its key may be a name that says nothing of it
+            digest.update(os.fsencode(os.path.relpath(item.place.path, paths[0].parent)) + b"\0")
     if kind in ("shards", "tables"):
         digest.update(json.dumps([path.stat().st_size for path in paths]).encode())
     identity = {"input": kind, "pictures": len(items), "input_digest": digest.hexdigest()[:16]}

@@ -75,7 +75,7 @@ class ProcessCrew:
         process.kill()
         told: list[Event] = []
         with suppress(EOFError, OSError):
-            while True:
+            while connection.poll(PATIENCE_S):  # one that waits for a dead disk cannot even be killed
                 told.append(connection.recv())
         self._gone(worker)
         return [*told, Died(worker, why)]
@@ -95,7 +95,7 @@ class ProcessCrew:
             process.join(max(0.0, deadline - time.monotonic()))
             if process.is_alive():
                 process.kill()
-                process.join()
+                process.join(PATIENCE_S)
         self._workers.clear()
 
     def _gone(self, number: int) -> Died:
@@ -104,7 +104,7 @@ class ProcessCrew:
         process.join(PATIENCE_S)
         if process.exitcode is None:  # it has closed its pipe and lives on
             process.kill()
-            process.join()
+            process.join(PATIENCE_S)
         return Died(number, _how_it_ended(process.exitcode or 0))
 
 
@@ -135,13 +135,10 @@ def _no_interrupts() -> Any:
 def work(connection: Connection, setup: Setup, number: int) -> None:
     """Label what comes through the pipe until it says stop or closes; the next pictures are opened meanwhile."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        labeller = Labeller(setup, number)
-    except GromaError as error:
-        return _send(connection, Refused(number, str(error)))
     inbox: SimpleQueue[tuple[int, Future[list[Prepared]]] | None] = SimpleQueue()
     stopping = threading.Event()
     ahead = ThreadPoolExecutor(1)
+    loaded: Future[Labeller] = Future()
 
     def receive() -> None:
         """Take everything at once, so that neither side waits for the other with a full pipe."""
@@ -155,9 +152,14 @@ def work(connection: Connection, setup: Setup, number: int) -> None:
                 inbox.put(None)
             else:
                 task, items = message
-                inbox.put((task, ahead.submit(labeller.prepare, items)))
+                inbox.put((task, ahead.submit(loaded.result().prepare, items)))
 
-    threading.Thread(target=receive, daemon=True).start()
+    threading.Thread(target=receive, daemon=True).start()  # from the beginning: it may end while the model is loaded
+    try:
+        labeller = Labeller(setup, number)
+    except GromaError as error:
+        return _send(connection, Refused(number, str(error)))
+    loaded.set_result(labeller)
     _send(connection, Ready(number, labeller.about()))
     while (handed := inbox.get()) is not None and not stopping.is_set():
         task, prepared = handed

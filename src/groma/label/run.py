@@ -244,7 +244,9 @@ def _finish(job: Job, folder: LabelFolder, total: int) -> bool:
             return False
         folder.merge()
         labels = job.out / LABELS
-        for name in dict.fromkeys(job.formats):
+        # files of an earlier run in other formats would say what labels.jsonl no longer says
+        there = (name for name, (file, _) in FORMATS.items() if (job.out / file).exists())
+        for name in dict.fromkeys((*job.formats, *there)):
             file, write = FORMATS[name]
             if write is not None:
                 try:

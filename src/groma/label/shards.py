@@ -52,25 +52,38 @@ def shard_items(path: Path, name: str) -> Iterator[Item]:
         name: What it is called in keys: `name/sample`.
     """
     sample = _Sample(name, str(path))
+    known: dict[str, tuple[int, int]] = {}
     try:
         with tarfile.open(path, "r:") as tar:
             while (member := tar.next()) is not None:
                 tar.members = []  # else it keeps all of them  # pyright: ignore[reportAttributeAccessIssue]
                 folder, file = os.path.split(member.name)
                 stem, dot, ending = file.partition(".")
-                if not member.isreg() or not stem:
+                if not (member.isreg() or member.islnk() or member.issym()) or not stem:
                     continue
                 key = f"{folder}/{stem}" if folder else stem
                 if key != sample.key:
                     yield from sample.finish()
                     sample = _Sample(name, str(path), key)
-                sample.add(f"{dot}{ending.lower()}", (member.offset_data, member.size))
+                place = (member.offset_data, member.size) if member.isreg() else known.get(_linked(member))
+                if place is None:
+                    sample.links.append(f"{dot}{ending.lower()}")
+                else:
+                    known[member.name] = place
+                    sample.add(f"{dot}{ending.lower()}", place)
     except (OSError, tarfile.TarError) as error:
         yield from sample.finish()
         last = f" after {sample.key!r}" if sample.key else ""
         yield Item(name, Nowhere(f"shard {str(path)!r} cannot be read{last}: {error}"))
         return
     yield from sample.finish()
+
+
+def _linked(member: tarfile.TarInfo) -> str:
+    """The member that a link stands for: a hard one names it from the root, a soft one from where it lies."""
+    if member.islnk():
+        return member.linkname
+    return os.path.normpath(os.path.join(os.path.dirname(member.name), member.linkname))
 
 
 class _Sample:
@@ -80,6 +93,7 @@ class _Sample:
         self.name, self.shard, self.key = name, shard, key
         self.pictures: dict[str, tuple[int, int]] = {}
         self.told: tuple[int, int] | None = None
+        self.links: list[str] = []  # to what does not lie before them
 
     def add(self, ending: str, place: tuple[int, int]) -> None:
         if ending in PICTURE_SUFFIXES:
@@ -96,6 +110,7 @@ class _Sample:
             yield Item(key, InShard(self.shard, picture, self.told))
         else:
             there = f"{len(self.pictures)} pictures ({', '.join(self.pictures)})" if self.pictures else "no picture"
+            there += " but links to what is not there before them" if set(self.links) & PICTURE_SUFFIXES else ""
             yield Item(key, Nowhere(f"sample {self.key!r} of shard {self.shard!r} has {there}, expected one"))
 
 

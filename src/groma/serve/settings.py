@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from groma.errors import InputError
 
 MIB = 1 << 20
+MAX_HELD_BYTES = 1024 * MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,7 @@ class ServeSettings:
     localhost; "*": any."""
     max_body_bytes: int = 28 * MIB
     """Bytes of a request."""
-    max_held_bytes: int = 1024 * MIB
+    max_held_bytes: int = MAX_HELD_BYTES
     """Bytes of all requests together that have arrived and are not answered yet."""
     max_picture_bytes: int = 20 * MIB
     """Bytes of a picture's file."""
@@ -64,6 +65,8 @@ class ServeSettings:
         ):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.max_held_bytes < self.max_body_bytes:
+            raise InputError(f"max_held_bytes must be max_body_bytes ({self.max_body_bytes:,}) at least")
         for name in ("upload_time_s", "time_limit_s", "drain_time_s", "remote_time_s"):
             if not 0 < getattr(self, name) <= 1e6:
                 raise InputError(f"{name} must be above 0 and at most a million seconds, not {getattr(self, name)}")

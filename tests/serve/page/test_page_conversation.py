@@ -1,4 +1,4 @@
-"""Conversations: sent whole, stopped, repaired after errors, cleared; answers copied and drawn; proposals."""
+"""Conversations: sent whole, stopped, cleared; answers copied and drawn; proposals."""
 
 import io
 import re
@@ -70,96 +70,6 @@ def test_a_stopped_answer_can_be_asked_for_again(reader, server):
     reader.turns.first.get_by_role("button", name="Try again").click()
     expect(reader.turns.first.locator(".text")).to_have_text(SCENE_TEXT)
     expect(reader.turns).to_have_count(1)
-
-
-@pytest.mark.parametrize(
-    ("answer", "sentence"),
-    [
-        (Refuse(status=400, message="the conversation is too long"), "The conversation is too long."),
-        (Refuse(status=413, message="the picture has 30 MB"), "The picture has 30 MB."),
-        (Refuse(status=502, body="<html>Bad gateway</html>"), "The server behind this address does not answer."),
-        (Refuse(status=504, body=""), "The answer took too long."),
-        (Refuse(status=418, body=""), "The server failed (status 418)."),
-        (scene_answer(fail="the engine stopped"), "The engine stopped."),
-        (scene_answer(breaks_off=True), "The connection ended before the answer did."),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_an_error_is_one_sentence_and_can_be_tried_again(reader, server, answer, sentence):
-    reader.refusals_expected = True
-    server.answers = [answer]
-    reader.send("Describe the image in detail.")
-    turn = reader.turns.first
-    expect(turn.get_by_role("alert")).to_have_text(sentence)
-    turn.get_by_role("button", name="Try again").click()
-    expect(turn.locator(".text")).to_have_text(SCENE_TEXT)
-    expect(turn.get_by_role("alert")).to_have_count(0)
-    assert len(reader.asked()["messages"]) == 1
-
-
-def test_a_server_that_is_gone_is_told(reader):
-    reader.refusals_expected = True
-    reader.page.context.set_offline(True)
-    reader.send("Describe the image in detail.")
-    expect(reader.turns.first.get_by_role("alert")).to_have_text("The server cannot be reached: is it still running?")
-    reader.page.context.set_offline(False)
-    reader.turns.first.get_by_role("button", name="Try again").click()
-    expect(reader.turns.first).to_have_attribute("data-status", "done")
-
-
-def test_a_failed_question_can_be_edited(reader, server):
-    reader.refusals_expected = True
-    server.answers = [Refuse(status=400)]
-    reader.draw(BOX)
-    reader.send("What is ths?")
-    reader.turns.first.get_by_role("button", name="Edit question").click()
-    expect(reader.turns).to_have_count(0)
-    expect(reader.question).to_be_focused()
-    expect(reader.question).to_have_value("What is ths?")
-    reader.ask("What is this?")
-    assert reader.asked()["messages"][0]["regions"] == [pytest.approx(BOX, abs=1)]
-
-
-def test_a_busy_server_is_waited_for(reader, server):
-    reader.refusals_expected = True
-    server.answers = [Refuse(status=429, headers={"Retry-After": "1"})]
-    reader.send("Describe the image in detail.")
-    expect(reader.turns.first.get_by_text("The server is busy. Trying again in 1 s…")).to_be_visible()
-    expect(reader.turns.first.locator(".text")).to_have_text(SCENE_TEXT)
-    assert len(reader.posts) == 2
-
-
-def test_waiting_for_a_busy_server_can_be_stopped_and_is_not_endless(reader, server):
-    reader.refusals_expected = True
-    server.answers = [
-        Refuse(status=429, headers={"Retry-After": "20"}),
-        Refuse(status=429, headers={"Retry-After": "90"}),
-    ]
-    reader.send("Describe the image in detail.")
-    expect(reader.turns.first.get_by_text("Trying again in")).to_be_visible()
-    reader.page.get_by_role("button", name="Stop").click()
-    expect(reader.turns.first).to_have_attribute("data-status", "stopped")
-    reader.turns.first.get_by_role("button", name="Try again").click()
-    expect(reader.turns.first.get_by_role("alert")).to_have_text("No.")
-
-
-def test_a_key_is_sent_and_kept_for_the_session(visit, server, scene):
-    server.config["key_needed"] = True
-    server.answers = [Refuse(status=401, message="no key")]
-    reader = visit()
-    reader.refusals_expected = True
-    reader.choose(scene)
-    reader.send("What is there?")
-    expect(reader.turns.first.get_by_role("alert")).to_have_text(
-        "The server wants a key: put it in at the top of the page."
-    )
-    reader.page.get_by_label("Key").fill("secret-1")
-    reader.turns.first.get_by_role("button", name="Try again").click()
-    expect(reader.turns.first).to_have_attribute("data-status", "done")
-    assert [headers.get("authorization") for _, headers, _ in server.received] == [None, "Bearer secret-1"]
-    reader.open()
-    expect(reader.page.get_by_label("Key")).to_have_value("secret-1")
-    assert reader.page.evaluate("localStorage.length") == 0
 
 
 def test_an_earlier_answer_can_be_put_on_the_picture_again(reader, server):
@@ -290,6 +200,13 @@ def test_suggestions_ask_at_once(reader, server):
     assert message["grounded"] is False and len(message["regions"]) == 2
 
 
+def test_suggestions_about_the_whole_picture_leave_boxes_out(reader, server):
+    reader.draw(BOX)
+    reader.page.get_by_role("button", name="Describe the image in detail.").click()
+    expect(reader.turns.first).to_have_attribute("data-status", "done")
+    assert "regions" not in reader.asked()["messages"][0]
+
+
 def test_an_answer_that_was_cut_says_so(reader, server):
     server.answers = [Say(text="A long", finish="length")]
     turn = reader.ask("What is there?")
@@ -303,7 +220,28 @@ def test_questions_wait_for_the_answer_before(reader, server):
     reader.question.fill("Two?")
     reader.question.press("Enter")
     expect(reader.question).to_have_value("Two?")
+    expect(reader.page.locator("#hint")).to_have_text("An answer is being written. Escape stops it.")
     answer.go.set()
     expect(reader.turns.first).to_have_attribute("data-status", "done")
+    expect(reader.page.locator("#hint")).to_be_empty()
     reader.question.press("Enter")
     expect(reader.turns).to_have_count(2)
+
+
+def test_escape_in_the_question_stops_the_answer(reader, server):
+    server.answers = [scene_answer(hold_at=30)]
+    reader.send("One?")
+    expect(reader.turns.first).to_have_attribute("data-status", "streaming")
+    reader.question.press("Escape")
+    expect(reader.turns.first).to_have_attribute("data-status", "stopped")
+
+
+def test_who_leaves_a_conversation_is_asked(reader, server):
+    asked = []
+    reader.page.on("dialog", lambda dialog: asked.append(dialog.type))
+    reader.open()
+    assert asked == []
+    reader.example()
+    reader.ask("What is there?")
+    reader.open()
+    assert asked == ["beforeunload"]

@@ -79,29 +79,6 @@ def test_nothing_is_wider_than_the_screen(visit, server, scene, width, height):
     assert log_wide <= reader.page.evaluate("document.querySelector('#log').clientWidth")
 
 
-def test_on_a_phone_the_picture_stays_while_the_answers_scroll(visit, server, scene):
-    reader = visit(width=390, height=844, has_touch=True, is_mobile=True)
-    reader.choose(scene)
-    text = "word " * 400
-    server.answers = [Say(text=text)]
-    reader.ask("Tell me a story.")
-    reader.page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
-    assert reader.page.evaluate("scrollY") > 500
-    expect(reader.page.locator("#canvas")).to_be_in_viewport(ratio=0.95)
-    expect(reader.question).to_be_in_viewport(ratio=0.95)
-
-
-def test_a_long_answer_is_followed_unless_the_reader_scrolled_away(reader, server):
-    server.answers = [Say(text="word " * 800), Say(text="word " * 800)]
-    reader.ask("Tell me a story.")
-    at_end = "log => log.scrollHeight - log.scrollTop - log.clientHeight"
-    assert reader.log.evaluate(at_end) < 5
-    reader.log.evaluate("log => log.scrollTo(0, 100)")
-    reader.page.wait_for_timeout(100)
-    reader.ask("And another.")
-    assert reader.log.evaluate("log => log.scrollTop") == 100
-
-
 def test_light_and_dark(visit):
     shade = "getComputedStyle(document.body).backgroundColor.match(/[0-9.]+/g).map(Number)[0]"
     light, dark = visit(), visit(dark=True)
@@ -175,8 +152,9 @@ def test_a_finished_answer_is_announced_once(reader, server):
     answer.go.set()
     expect(announcer).to_have_text(re.compile("^Answer: The image shows a gray balloon, .* rocket"))
     assert reader.page.evaluate("told") == [
+        "Looking.",
         "Answer: The image shows a gray balloon, a bicycle, a burger, a red key, a banana, a cyan turtle and a brown "
-        "rocket. 7 phrases are tied to regions."
+        "rocket. 7 phrases are tied to regions.",
     ]
     expect(reader.log).to_have_attribute("aria-live", "off")
 
@@ -197,7 +175,7 @@ def test_a_whole_visit_by_keyboard(visit, server):
     tab_to(reader.page.get_by_role("button", name="Example scene.png"))
     keyboard.press("Enter")
     expect(reader.question).to_have_value("Describe the image in detail.")
-    tab_to(reader.question)
+    expect(reader.question).to_be_focused()
     keyboard.press("Enter")
     expect(reader.turns.first).to_have_attribute("data-status", "done")
     keyboard.press("Shift+Tab")
@@ -206,6 +184,54 @@ def test_a_whole_visit_by_keyboard(visit, server):
         keyboard.press("Shift+Tab")
     expect(reader.phrase("a gray balloon")).to_be_focused()
     expect(reader.region("a gray balloon")).to_have_class(re.compile(r"\blit\b"))
+    keyboard.press("Enter")
+    expect(reader.phrase("a gray balloon")).to_have_attribute("aria-pressed", "true")
+
+
+def test_the_focus_is_not_lost(reader, server):
+    """What had it goes away, or is let go."""
+    page = reader.page
+    page.keyboard.press("b")
+    expect(reader.box(1)).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(reader.box(1)).to_be_focused()
+    expect(reader.box(1)).to_have_attribute("aria-pressed", "false")
+    server.answers = [scene_answer(breaks_off=True)]
+    page.get_by_role("button", name="What is in the picture?").press("Enter")
+    expect(reader.question).to_be_focused()
+    page.get_by_role("button", name="Try again").press("Enter")
+    expect(reader.question).to_be_focused()
+
+
+def test_only_what_does_something_is_a_stop_of_the_tab_key(reader):
+    reader.page.get_by_role("button", name="Choose another picture").focus()
+    reader.page.keyboard.press("Tab")
+    expect(reader.log).to_be_focused()
+
+
+def test_a_line_at_the_bottom_waits_for_its_reader_and_hides_nothing(reader):
+    reader.draw((100, 100, 200, 200))
+    reader.page.clock.install()
+    reader.ask("What is [1]?")
+    reader.page.get_by_role("button", name="New conversation").click()
+    undo = reader.page.get_by_role("button", name="Undo")
+    line, composer = reader.page.locator(".toast").bounding_box(), reader.page.locator("#composer").bounding_box()
+    assert line["y"] + line["height"] <= composer["y"]
+    undo.hover()
+    reader.page.clock.run_for(60_000)
+    expect(undo).to_be_visible()
+    reader.question.hover()
+    reader.page.clock.run_for(13_000)
+    expect(undo).to_have_count(0)
+
+
+def test_with_forced_colors_a_switch_shows_its_state(visit):
+    reader = visit(forced_colors="active")
+    switch = reader.page.get_by_role("switch", name="Tie phrases to boxes")
+    look = "node => [node, '::after'].map((p) => getComputedStyle(node, p === node ? null : p).backgroundColor).join()"
+    before = switch.evaluate(look)
+    switch.uncheck()
+    assert before != switch.evaluate(look)
 
 
 def test_motion_is_reduced_where_it_is_wished(visit, server, scene):

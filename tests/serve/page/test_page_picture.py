@@ -68,6 +68,36 @@ def test_an_example_brings_its_question(visit):
     assert reader.asked()["messages"][0]["content"][1]["text"] == "Describe the image in detail."
 
 
+def test_an_example_s_question_gives_way(reader, tmp_path):
+    """To what the reader wrote, and to another picture."""
+    other = save(tmp_path, (64, 48), "other.png")
+    for written, kept in (("", ""), ("Mine?", "Mine?")):
+        reader.page.reload()
+        reader.page.wait_for_selector("[data-ready]")
+        reader.example()
+        expect(reader.question).to_have_value("Describe the image in detail.")
+        if written:
+            reader.question.fill(written)
+        reader.choose(other)
+        expect(reader.question).to_have_value(kept)
+
+
+def test_text_can_be_dragged_into_the_question(reader):
+    found = reader.page.evaluate(
+        """() => {
+            const prevented = (kind, target) => {
+                const dataTransfer = new DataTransfer();
+                dataTransfer.setData(kind, "x");
+                const event = new DragEvent("dragover", { dataTransfer, bubbles: true, cancelable: true });
+                return !document.querySelector(target).dispatchEvent(event);
+            };
+            return [["text/plain", "#log"], ["text/uri-list", "#question"], ["text/uri-list", "#stage"]]
+                .map((args) => prevented(...args));
+        }"""
+    )
+    assert found == [False, False, True]
+
+
 def test_a_file_that_is_too_large_is_refused(visit, server, scene):
     server.config["max_upload_bytes"] = 50_000
     reader = visit()

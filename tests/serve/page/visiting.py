@@ -48,6 +48,9 @@ class Visit:
         self.page.goto("about:blank")
 
     def _disturbed(self, dialog: Dialog) -> None:
+        if dialog.type == "beforeunload":  # a conversation would be lost: the reader knows
+            dialog.accept()
+            return
         self.faults.append("a dialog")
         dialog.dismiss()
 
@@ -111,6 +114,7 @@ class Visit:
         before = self.boxes.count()
         self.drag(box[:2], box[2:])
         expect(self.boxes).to_have_count(before + 1)
+        self.settle()  # then it has the focus
 
     @property
     def boxes(self) -> Locator:

@@ -96,7 +96,8 @@ async function ask(url, options) {
   if (response.ok) return response;
   const retryAfter = Number.parseFloat(response.headers.get("Retry-After") ?? "");
   const told = sentence((await response.json().catch(() => null))?.error?.message);
-  const message = response.status === 401 ? BY_STATUS[401] : (told ?? BY_STATUS[response.status]);
+  const known = headers.Authorization && response.status === 401 ? "The server does not know this key." : null;
+  const message = known ?? (response.status === 401 ? BY_STATUS[401] : (told ?? BY_STATUS[response.status]));
   throw new ServerError(message ?? `The server failed (status ${response.status}).`, {
     status: response.status,
     retryAfter: Number.isFinite(retryAfter) ? Math.max(0, retryAfter) : null,

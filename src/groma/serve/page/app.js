@@ -1,13 +1,13 @@
 // Starts the page and brings pictures in: chosen, dropped, pasted, or an example.
 
-import { $, announce, el, toast } from "./dom.js";
+import { $, announce, clearToast, el, focusInPlace, hasKeyFocus, toast } from "./dom.js";
 import { ServerError, getConfig, getExample, getKey, setKey } from "./api.js";
 import { download } from "./annotate.js";
 import { addAndFocus, startEditing } from "./edit.js";
 import { PictureError, readPicture } from "./picture.js";
 import { changed, darken, on, state } from "./state.js";
 import { clear } from "./conversation.js";
-import { editQuestion, nameInQuestion, startComposer } from "./composer.js";
+import { focusComposer, nameInQuestion, prefill, startComposer } from "./composer.js";
 import { showPhrase, startChat } from "./chat.js";
 import { startIntro } from "./intro.js";
 import { startOverlay } from "./overlay.js";
@@ -36,16 +36,16 @@ async function take(file, question = null) {
 function begin(picture, question) {
   const old = { picture: state.picture, boxes: state.boxes };
   const hadTurns = state.turns.length > 0;
+  const byKey = hasKeyFocus($("welcome")); // which goes now
+  clearToast();
   const restore = clear();
   if (retired) URL.revokeObjectURL(retired.url);
   retired = old.picture;
   Object.assign(state, { picture, boxes: [], selected: null });
   changed("picture", "boxes");
   announce(`Picture ${picture.name}, ${picture.width} by ${picture.height} pixels.`);
-  if (question) {
-    $("question").value = question;
-    $("question").dispatchEvent(new Event("input"));
-  }
+  prefill(question ?? "");
+  if (byKey) focusComposer($("add-box"));
   if (!hadTurns) return;
   const undo = () => {
     clear();
@@ -83,6 +83,8 @@ function startPictures() {
 
 function startDropping() {
   const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
+  const isAddress = (event) =>
+    event.dataTransfer?.types.includes("text/uri-list") && !event.target.closest?.("textarea");
   let inside = 0; // dragenter and dragleave come for every element on the way
   const showIt = (count) => {
     inside = Math.max(0, count);
@@ -90,14 +92,16 @@ function startDropping() {
   };
   addEventListener("dragenter", (event) => hasFiles(event) && showIt(inside + 1));
   addEventListener("dragleave", (event) => hasFiles(event) && showIt(inside - 1));
-  addEventListener("dragover", (event) => event.preventDefault());
+  addEventListener("dragover", (event) => {
+    if (hasFiles(event) || isAddress(event)) event.preventDefault(); // text may be dragged into the question
+  });
   addEventListener("drop", (event) => {
-    event.preventDefault(); // the browser would leave the page for the file
     showIt(0);
-    const file = event.dataTransfer?.files[0];
+    if (!hasFiles(event) && !isAddress(event)) return;
+    event.preventDefault(); // the browser would leave the page for the file
+    const file = event.dataTransfer.files[0];
     if (file) take(file);
-    else if (event.dataTransfer?.types.includes("text/uri-list"))
-      toast("Drop a picture file, not a picture of another page: save it first.");
+    else toast("Drop a picture file, not a picture of another page: save it first.");
   });
 }
 
@@ -115,7 +119,10 @@ function startTools() {
     for (const own of state.boxes) own.fresh = true;
     changed("boxes");
     toast("The conversation is cleared.", { label: "Undo", act: restore });
-    $("question").focus();
+    focusInPlace($("question"));
+  });
+  addEventListener("beforeunload", (event) => {
+    if (state.turns.length) event.preventDefault(); // the conversation would be gone
   });
   on("turns", () => {
     $("new-conversation").hidden = !state.turns.length;
@@ -155,7 +162,7 @@ async function start() {
   startStage();
   startOverlay();
   startEditing({ nameInQuestion, showPhrase });
-  startChat(editQuestion);
+  startChat();
   startComposer();
   startIntro();
   startProposals();

@@ -1,20 +1,18 @@
 // The log of questions and answers. Pointing at a phrase lights its regions; clicking an answer puts it on the picture.
 
-import { $, announce, el, icon, keyed, set, toast } from "./dom.js";
+import { $, announce, el, hasKeyFocus, icon, keyed, set, toast } from "./dom.js";
 import { again, answerOf, forget } from "./conversation.js";
 import { copyText } from "./clipboard.js";
+import { editQuestion, focusComposer } from "./composer.js";
 import { described, writePhrases } from "./phrases.js";
 import { pieces } from "./question.js";
 import { written } from "./geometry.js";
+import { bringIntoView, stacked } from "./stage.js";
 import { changed, light, lit, on, pinned, same, state, turnOf } from "./state.js";
 
-const narrow = matchMedia("(max-width: 860px)");
-let editQuestion = () => {};
 let isAtEnd = true;
 
-/** `edit(turn)` puts a question back into the field. */
-export function startChat(edit) {
-  editQuestion = edit;
+export function startChat() {
   const log = $("log");
   on("turns shown busy", () => {
     if (!waiting) waiting = requestAnimationFrame(write);
@@ -27,7 +25,7 @@ export function startChat(edit) {
   log.addEventListener("pointerleave", () => light("pointer", null));
   log.addEventListener("focusin", (event) => {
     const what = under(event.target);
-    if (what) show(what.turn);
+    if (what) lookAt(what);
     light("focus", what);
   });
   log.addEventListener("focusout", () => light("focus", null));
@@ -47,6 +45,8 @@ export function startChat(edit) {
       { passive: true },
     );
   }
+  const observer = new ResizeObserver(() => isAtEnd && toEnd()); // chips take room from the log
+  for (const node of [log, $("composer")]) observer.observe(node);
 }
 
 /** Scrolls to a phrase of a turn. */
@@ -55,11 +55,17 @@ export function showPhrase(turn, entity) {
   node?.scrollIntoView({ block: "nearest" });
 }
 
-const scroller = () => (narrow.matches ? document.scrollingElement : $("log"));
+const scroller = () => (stacked.matches ? document.scrollingElement : $("log"));
 
 function farFromEnd() {
   const { scrollHeight, scrollTop, clientHeight } = scroller();
   return scrollHeight - scrollTop - clientHeight;
+}
+
+function toEnd() {
+  if (!state.turns.length) return;
+  scroller().scrollTop = scroller().scrollHeight;
+  isAtEnd = true;
 }
 
 /** Puts a turn's answer on the picture. */
@@ -89,19 +95,29 @@ function clicked(event) {
   }
 }
 
-function pin(what) {
+/** Brings to view what a phrase or a number means. */
+function lookAt(what) {
   show(what.turn);
+  const { entities, boxes } = turnOf(what.turn);
+  const [entity] = what.entities ?? [];
+  bringIntoView(entities[entity]?.boxes_xyxy_px?.[0] ?? boxes.find((own) => what.asked?.has(own.number))?.box);
+}
+
+function pin(what) {
+  lookAt(what);
   light("pin", same(pinned(), what) ? null : what);
 }
 
 let waiting = 0;
+let length = 0; // turns that were written
 const writtenFrom = new WeakMap(); // node of a turn -> what it was written from
 
 function write() {
   waiting = 0;
-  const stays = isAtEnd;
+  const goes = isAtEnd || state.turns.length > length; // a new question is always shown
+  length = state.turns.length;
   keyed($("turns"), state.turns, (turn) => turn.id, create, update);
-  if (stays && state.turns.length) scroller().scrollTop = scroller().scrollHeight;
+  if (goes) toEnd();
 }
 
 function create(turn) {
@@ -124,7 +140,7 @@ function create(turn) {
   const repairs = el(
     "div",
     { class: "repairs" },
-    button("again", "Try again", again),
+    button("again", "Try again", retry),
     button("edit", "Edit question", edit),
   );
   return el(
@@ -229,10 +245,13 @@ function paint() {
 function paintTurn(node, id) {
   const now = lit();
   const isHere = now?.turn === id;
-  for (const part of node.querySelectorAll(".phrase"))
-    part.classList.toggle("lit", Boolean(isHere && now.entities?.has(Number(part.dataset.entity))));
-  for (const part of node.querySelectorAll(".named"))
-    part.classList.toggle("lit", Boolean(isHere && now.asked?.has(Number(part.dataset.number))));
+  const isPinnedHere = pinned()?.turn === id;
+  for (const part of node.querySelectorAll(".phrase, .named")) {
+    const { entity, number } = part.dataset;
+    const isLit = isHere && (entity ? now.entities?.has(Number(entity)) : now.asked?.has(Number(number)));
+    part.classList.toggle("lit", Boolean(isLit));
+    set(part, { "aria-pressed": isPinnedHere && same(pinned(), under(part)) });
+  }
 }
 
 async function copyAnswer(turn) {
@@ -257,6 +276,12 @@ async function copyJson(turn) {
 function tell(isDone, text) {
   toast(isDone ? text : "The browser does not allow copying here.");
   announce(isDone ? text : "");
+}
+
+function retry(turn) {
+  const byKey = hasKeyFocus($("turns")); // its button goes
+  again(turn);
+  if (byKey) focusComposer();
 }
 
 function edit(turn) {

@@ -1,6 +1,6 @@
 // The field for the question: boxes to name in it, the switch for grounding, Send and Stop.
 
-import { $, el, icon, keyed, set } from "./dom.js";
+import { $, announce, el, focusInPlace, hasKeyFocus, icon, keyed, set } from "./dom.js";
 import { ask, stop } from "./conversation.js";
 import { removeAndFocus } from "./edit.js";
 import { written } from "./geometry.js";
@@ -8,7 +8,11 @@ import { selectBox } from "./boxes.js";
 import { going, hintFor, namedIn } from "./question.js";
 import { boxOf, changed, light, on, state } from "./state.js";
 
+const BUSY = "An answer is being written. Escape stops it.";
 const coarse = matchMedia("(pointer: coarse)"); // where focus brings up a keyboard
+
+let isHeld = false; // the reader wanted to send while an answer was being written
+let prefilled = "";
 
 export function startComposer() {
   const field = $("question");
@@ -17,11 +21,7 @@ export function startComposer() {
     if (state.busy) stop();
     else send();
   });
-  field.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-    event.preventDefault();
-    if (!state.busy) send();
-  });
+  field.addEventListener("keydown", keys);
   field.addEventListener("input", typed);
   $("chips").addEventListener("pointerover", (event) => {
     const number = Number(event.target.closest(".chip")?.dataset.number);
@@ -32,8 +32,35 @@ export function startComposer() {
     tellProblem(null);
     write();
   });
-  on("busy", write);
+  on("busy", () => {
+    isHeld = false;
+    write();
+  });
   write();
+}
+
+function keys(event) {
+  if (event.isComposing) return;
+  if (event.key === "Escape" && state.busy) stop();
+  if (event.key !== "Enter" || event.shiftKey) return;
+  event.preventDefault();
+  if (!state.busy) return send();
+  isHeld = true;
+  write();
+  announce(BUSY);
+}
+
+/** The focus goes to the field, or elsewhere if that would bring up a keyboard. */
+export function focusComposer(elsewhere = $("send")) {
+  focusInPlace(coarse.matches ? elsewhere : $("question"));
+}
+
+/** Puts an example's question into the field, or takes the last one out; what the reader wrote stays. */
+export function prefill(text) {
+  const field = $("question");
+  if (field.value && field.value !== prefilled) return;
+  prefilled = field.value = text;
+  typed();
 }
 
 /** Writes [number] where the cursor is; with `again` false only if it is not there already. */
@@ -46,14 +73,16 @@ export function nameInQuestion(number, { focus = true, again = true } = {}) {
     field.setRangeText(`${before}[${number}]${after}`, start, end, "end");
     typed();
   }
-  if (focus) field.focus();
+  if (focus) focusInPlace(field);
 }
 
-/** Sends a text as if it had been written into the field. */
-export function sendText(text, grounded = $("grounded").checked) {
+/** Sends a text as if it had been written into the field; `whole`: it is about no box. */
+export function sendText(text, { grounded, whole }) {
+  const byKey = hasKeyFocus($("intro")); // which goes with the first question
   $("question").value = text;
   typed();
-  send({ grounded });
+  send({ grounded, whole });
+  if (byKey) focusComposer();
 }
 
 /** Puts a question back into the field, with the boxes it was about. */
@@ -62,11 +91,11 @@ export function editQuestion(turn) {
   if (turn.implied) for (const { number } of turn.boxes) if (boxOf(number)) boxOf(number).fresh = true;
   changed("boxes");
   typed();
-  $("question").focus();
+  focusInPlace($("question"));
 }
 
 function emptyQuestion() {
-  $("question").value = "";
+  $("question").value = prefilled = "";
   typed();
 }
 
@@ -74,6 +103,7 @@ function typed() {
   const field = $("question");
   field.style.height = "auto";
   field.style.height = `${Math.min(field.scrollHeight + 2, 180)}px`;
+  isHeld = false;
   tellProblem(null);
   write();
 }
@@ -97,6 +127,7 @@ function tellProblem(text, choices = []) {
   const notice = $("notice");
   notice.hidden = !text;
   if (!text) return notice.replaceChildren();
+  writeHint();
   const button = (label, act) => el("button", { type: "button", class: "small", click: act }, label);
   const buttons = choices.slice(0, 6).map((number) => button(`[${number}]`, () => nameInQuestion(number)));
   if (choices.length) buttons.push(button("The whole picture", () => send({ whole: true })));
@@ -118,18 +149,23 @@ function write() {
       set(node.firstChild, { title: `Box ${own.number}: ${written(own.box)}` });
     },
   );
-  const hint = hintFor(text, state.boxes);
-  $("hint").textContent = hint;
-  if (plan.implied && hint)
-    $("hint").append(" ", el("button", { type: "button", class: "link", click: leaveOut }, "Leave it out"));
+  writeHint();
   const first = state.boxes.find((own) => own.fresh)?.number;
   $("question").placeholder =
-    !state.picture || !first ? "Ask about the picture" : `Ask about [${first}], or about the picture`;
+    !state.picture || !first ? "Ask about the picture" : `Ask about [${first}] or the picture`;
   const label = state.busy ? "Stop" : "Send";
   if ($("send").getAttribute("aria-label") !== label) {
-    $("send").setAttribute("aria-label", label);
+    set($("send"), { "aria-label": label, title: label });
     $("send").replaceChildren(icon(state.busy ? "stop" : "send"));
   }
+}
+
+function writeHint() {
+  const text = $("question").value;
+  const saysSame = !$("notice").hidden; // the notice does
+  $("hint").textContent = isHeld ? BUSY : saysSame ? "" : hintFor(text, state.boxes);
+  if ($("hint").textContent && !isHeld && going(text, state.boxes).implied)
+    $("hint").append(" ", el("button", { type: "button", class: "link", click: leaveOut }, "Leave it out"));
 }
 
 function chip({ number }) {
@@ -147,7 +183,13 @@ function chip({ number }) {
     ),
     el(
       "button",
-      { type: "button", class: "remove", "aria-label": `Remove box ${number}`, click: () => removeAndFocus(number) },
+      {
+        type: "button",
+        class: "remove",
+        "aria-label": `Remove box ${number}`,
+        title: `Remove box ${number}`,
+        click: () => removeAndFocus(number),
+      },
       icon("close"),
     ),
   );
@@ -157,5 +199,5 @@ function chip({ number }) {
 function leaveOut() {
   for (const own of state.boxes) own.fresh = false;
   changed("boxes");
-  $("question").focus();
+  focusInPlace($("question"));
 }

@@ -100,6 +100,7 @@ async function run(turn) {
   state.shown = turn.id;
   darken();
   changed("busy", "shown");
+  announce("Looking.");
   for (let left = TRIES; ; left -= 1) {
     Object.assign(turn, UNANSWERED);
     changed("turns");
@@ -115,6 +116,7 @@ async function run(turn) {
         left > 1 &&
         (error.retryAfter ?? 2) <= LONGEST_WAIT
       ) {
+        if (left === TRIES) announce("The server is busy: the question waits.");
         await pause(turn, Math.max(1, Math.ceil(error.retryAfter ?? 2)), own.signal);
         if (!own.signal.aborted) continue;
         turn.status = "stopped";

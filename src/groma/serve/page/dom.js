@@ -64,7 +64,18 @@ export function announce(text, delay = 50) {
 /** A line at the bottom for some seconds, with a button if there is something to do about it. */
 export function toast(text, action = null) {
   const node = el("div", { class: "toast" }, el("p", {}, text));
-  const close = () => node.remove();
+  let timer = 0;
+  const hold = () => clearTimeout(timer);
+  const wait = () => {
+    hold();
+    timer = setTimeout(() => (node.matches(":hover, :focus-within") ? wait() : close()), action ? 12000 : 7000);
+  };
+  const close = () => {
+    hold();
+    node.remove();
+  };
+  for (const kind of ["pointerenter", "focusin"]) node.addEventListener(kind, hold);
+  for (const kind of ["pointerleave", "focusout"]) node.addEventListener(kind, wait);
   if (action) {
     const act = () => {
       close();
@@ -73,8 +84,27 @@ export function toast(text, action = null) {
     node.append(el("button", { type: "button", class: "quiet", click: act }, action.label));
   }
   node.append(
-    el("button", { type: "button", class: "quiet square", "aria-label": "Close", click: close }, icon("close")),
+    el(
+      "button",
+      { type: "button", class: "quiet square", "aria-label": "Close", title: "Close", click: close },
+      icon("close"),
+    ),
   );
   $("toasts").replaceChildren(node);
-  setTimeout(close, action ? 12000 : 7000);
+  wait();
 }
+
+export function clearToast() {
+  $("toasts").replaceChildren();
+}
+
+/** Focuses a part that may be sticky: some browsers would scroll the page to where it would stand otherwise. */
+export function focusInPlace(node) {
+  node.focus({ preventScroll: true });
+  const { top, bottom } = node.getBoundingClientRect();
+  if (top < 0 || bottom > innerHeight) node.scrollIntoView({ block: "nearest" });
+}
+
+/** Whether the keyboard's focus is on a part of `node`, so that it must not be lost when that part goes. */
+export const hasKeyFocus = (node) =>
+  node.contains(document.activeElement) && document.activeElement.matches(":focus-visible");

@@ -1,10 +1,10 @@
 // Boxes drawn, moved and resized with mouse, finger or keys; and what is under the pointer lights up.
 
-import { $, set } from "./dom.js";
+import { $, focusInPlace, set } from "./dom.js";
 import { addBox, addInTheMiddle, changeBox, removeBox, selectBox } from "./boxes.js";
 import { between, grown, moved, resized, smallestAt } from "./geometry.js";
 import { boxOf, light, pinned, same, state, turnOnPicture } from "./state.js";
-import { inPicture, onScreen, showPointer, view } from "./stage.js";
+import { bringIntoView, inPicture, onScreen, showPointer, view } from "./stage.js";
 import { shownMarks, shownProposals } from "./overlay.js";
 
 const CLICK = 4; // a pointer that moved less far, in CSS pixels, clicked
@@ -22,19 +22,22 @@ export function startEditing(given) {
   overlay.addEventListener("pointercancel", cancel);
   overlay.addEventListener("pointerleave", leave);
   overlay.addEventListener("mousedown", (event) => event.preventDefault()); // focus goes where we say
-  overlay.addEventListener("keydown", keys);
   overlay.addEventListener("click", assisted);
-  overlay.addEventListener("focusin", (event) => focused(event.target));
-  overlay.addEventListener("focusout", () => light("focus", null));
-  document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") escape();
-    const isTyping = event.target.closest?.(
-      "input:not([type=checkbox], [type=range]), textarea, select, [contenteditable]",
-    );
-    if (event.key !== "b" || event.ctrlKey || event.metaKey || event.altKey || isTyping || !state.picture) return;
-    event.preventDefault();
-    addAndFocus();
-  });
+  const canvas = $("canvas"); // an SVG that listens to keys or focus is a stop of the Tab key
+  canvas.addEventListener("keydown", keys);
+  canvas.addEventListener("focusin", (event) => focused(event.target));
+  canvas.addEventListener("focusout", () => light("focus", null));
+  document.addEventListener("keydown", shortcuts);
+}
+
+/** Escape anywhere; B at the picture or where nothing has the focus, as elsewhere it may mean something else. */
+function shortcuts(event) {
+  if (event.key === "Escape") escape();
+  const isHere = event.target === document.body || $("plate").contains(event.target);
+  const isModified = event.ctrlKey || event.metaKey || event.altKey;
+  if (event.key.toLowerCase() !== "b" || isModified || event.repeat || !isHere || !state.picture) return;
+  event.preventDefault();
+  addAndFocus();
 }
 
 /** Puts a box into the middle and the focus on it. */
@@ -49,7 +52,7 @@ function focusBox(number) {
     requestAnimationFrame(() => {
       const node = document.querySelector(`.own[data-number="${number}"]`);
       node?.focus({ preventScroll: true });
-      if ($("canvas").dataset.long) node?.scrollIntoView({ block: "nearest", inline: "nearest" });
+      bringIntoView(boxOf(number)?.box);
     }),
   );
 }
@@ -228,6 +231,7 @@ function arrows(event, own) {
   event.preventDefault(); // Alt and an arrow would leave the page
   const change = event.shiftKey ? grown : moved;
   changeBox(own.number, change(own.box, ...way, state.picture));
+  bringIntoView(own.box);
 }
 
 /** Removes a box; the focus goes to the next one, else to where boxes come from. */
@@ -235,12 +239,11 @@ export function removeAndFocus(number) {
   removeBox(number);
   const next = state.boxes.find((own) => own.number > number) ?? state.boxes.at(-1);
   if (next) focusBox(next.number);
-  else $("add-box").focus();
+  else focusInPlace($("add-box"));
 }
 
 function escape() {
   if (gesture) return cancel();
   light("pin", null);
-  selectBox(null);
-  if ($("overlay").contains(document.activeElement)) document.activeElement.blur();
+  selectBox(null); // a focused box keeps the focus
 }

@@ -65,8 +65,10 @@ function suggestions(numbers) {
   const items = [...texts].map((text) => ({ text }));
   if (first) items.unshift({ text: `What is [${first}]?` });
   if (second) items.unshift({ text: `Which is larger, [${first}] or [${second}]?`, grounded: false });
-  const button = ({ text, grounded }) =>
-    el("li", {}, el("button", { type: "button", class: "suggestion", click: () => sendText(text, grounded) }, text));
+  const button = ({ text, grounded }) => {
+    const send = () => sendText(text, { grounded, whole: !text.includes("[") });
+    return el("li", {}, el("button", { type: "button", class: "suggestion", click: send }, text));
+  };
   return [
     el("p", { class: "lead" }, first ? "Ask about your boxes." : "Ask about this picture."),
     el("ul", { class: "suggestions", "aria-label": "Questions to begin with" }, ...items.slice(0, 3).map(button)),

@@ -63,6 +63,10 @@ const rect = (box, inset = 0) => ({
 
 const isLit = (mark, now) => Boolean(now?.entities && mark.entities.some((index) => now.entities.has(index)));
 
+/** A question's number lights the reader's box only where the question saw it; else it lights a ghost. */
+const isOwnLit = ({ number }, now) =>
+  now?.own === number || Boolean(now?.asked?.has(number) && !ghosts().some((ghost) => ghost.number === number));
+
 function drawProposals() {
   keyed(
     $("proposal-boxes"),
@@ -71,7 +75,7 @@ function drawProposals() {
     () => svg("g", {}, svg("rect", { class: "edge" }), svg("rect", { class: "line" })),
     (node, region) => {
       for (const child of node.children) set(child, rect(onScreen(region.box_xyxy_px)));
-      node.style.opacity = String(0.35 + 0.65 * region.objectness);
+      node.style.setProperty("--o", String(0.35 + 0.65 * region.objectness));
     },
   );
 }
@@ -139,7 +143,7 @@ function drawOwn(now) {
     (node, own) => {
       for (const child of node.children) set(child, rect(onScreen(own.box)));
       node.classList.toggle("selected", own.number === state.selected);
-      node.classList.toggle("lit", now?.own === own.number || Boolean(now?.asked?.has(own.number)));
+      node.classList.toggle("lit", isOwnLit(own, now));
       node.dataset.number = own.number;
       set(node, {
         "aria-label": `Box ${own.number}: pixels ${written(own.box)}`,
@@ -171,7 +175,7 @@ function drawTags(marks, now) {
     text: `[${asked.number}]`,
     fill: "#fff",
     color: "#000",
-    lit: now?.asked?.has(asked.number) || (own && now?.own === asked.number),
+    lit: own ? isOwnLit(asked, now) : now?.asked?.has(asked.number),
     number: own ? asked.number : null,
     must: true,
   });

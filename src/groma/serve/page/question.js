@@ -20,8 +20,11 @@ export function pieces(text, numbers) {
   return found.filter((piece) => piece !== "");
 }
 
+const MOST_NAMED = 6; // in a sentence for the reader
+
 const list = (numbers) => {
-  const names = numbers.map((number) => `[${number}]`);
+  const names = numbers.slice(0, MOST_NAMED).map((number) => `[${number}]`);
+  if (numbers.length > MOST_NAMED) names.push(`${numbers.length - MOST_NAMED} more`);
   return names.length < 2 ? names.join("") : `${names.slice(0, -1).join(", ")} and ${names.at(-1)}`;
 };
 
@@ -35,7 +38,6 @@ const list = (numbers) => {
  */
 export function going(text, boxes) {
   const named = namedIn(text);
-  if (!boxes.length) return { boxes: [], implied: false };
   const unknown = named.filter((number) => !boxes.some((box) => box.number === number));
   if (unknown.length) {
     const plain = unknown.length === 1 ? `, or write [[${unknown[0]}]] to say it as text` : "";
@@ -53,16 +55,17 @@ export function going(text, boxes) {
 
 /** The text as the server wants it: its boxes counted from 1 in the order in which they are sent. */
 export function renumbered(text, boxes) {
-  if (!boxes.length) return text;
+  if (!boxes.length) return text.replace(NAMED, (whole, escaped) => (escaped ? `[${escaped}]` : whole)); // all is text
   const order = new Map(boxes.map((box, index) => [box.number, index + 1]));
   return text.replace(NAMED, (whole, escaped, number) => (number ? `[${order.get(Number(number))}]` : whole));
 }
 
 /** One line under the question that says what is sent. */
 export function hintFor(text, boxes) {
-  if (!boxes.length || !text.trim()) return "";
+  if (!text.trim()) return "";
   const plan = going(text, boxes);
   if (plan.problem) return plan.choices.length ? `Name the boxes that you mean: ${list(plan.choices)}.` : plan.problem;
+  if (!boxes.length) return "";
   if (!plan.boxes.length) return "Asks about the whole picture.";
   return `Asks about ${list(plan.boxes.map((box) => box.number))}.`;
 }

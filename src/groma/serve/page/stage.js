@@ -7,7 +7,9 @@ import { css } from "./colors.js";
 
 const SHORT_SIDE = 120; // a very long picture scrolls rather than become thinner than this
 const RULER = 22; // as in style.css
-const narrow = matchMedia("(max-width: 860px)");
+
+/** The picture stands above the conversation, and the document scrolls; as in small.css. */
+export const stacked = matchMedia("(max-width: 599px), (max-width: 860px) and (min-height: 600px)");
 
 /** How the picture is shown: CSS pixels a picture's pixel, and its size in CSS pixels. */
 export const view = { scale: 1, width: 0, height: 0 };
@@ -50,11 +52,11 @@ function layout() {
   if (!picture) return;
   const stage = $("stage");
   const style = getComputedStyle(stage);
-  const rulers = narrow.matches ? 0 : RULER;
+  const rulers = stacked.matches ? 0 : RULER;
   const roomX =
     stage.clientWidth - Number.parseFloat(style.paddingLeft) - Number.parseFloat(style.paddingRight) - rulers;
-  const high = narrow.matches
-    ? innerHeight * 0.37
+  const high = stacked.matches
+    ? innerHeight * 0.37 // as in small.css
     : stage.clientHeight - Number.parseFloat(style.paddingTop) - Number.parseFloat(style.paddingBottom);
   const roomY = Math.max(high - rulers, 120);
   const [fitX, fitY] = [roomX / picture.width, roomY / picture.height];
@@ -79,6 +81,23 @@ export function onScreen([x1, y1, x2, y2]) {
   return [x1 * sx, y1 * sy, x2 * sx, y2 * sy];
 }
 
+/** Scrolls a picture that is too long to be seen whole to a box in its pixels; never the page. */
+export function bringIntoView(box) {
+  const stage = $("stage");
+  if (!box || !$("canvas").dataset.long) return;
+  const [frame, canvas] = [stage.getBoundingClientRect(), $("canvas").getBoundingClientRect()];
+  const [x1, y1, x2, y2] = onScreen(box);
+  const [left, top] = [canvas.left - frame.left, canvas.top - frame.top];
+  stage.scrollBy(way(left + x1, left + x2, stage.clientWidth), way(top + y1, top + y2, stage.clientHeight));
+}
+
+/** How far to scroll so that `from` to `to` is inside 0 to `room`; what does not fit shows its beginning. */
+function way(from, to, room) {
+  const aside = 12;
+  if (from < aside) return from - aside;
+  return Math.max(0, Math.min(to + aside - room, from - aside));
+}
+
 /** Where an event of the pointer is, in pixels of the picture (not rounded). */
 export function inPicture(event) {
   const rect = $("canvas").getBoundingClientRect();
@@ -99,7 +118,7 @@ export function showPointer(x, y, box = null) {
 }
 
 function drawRulers() {
-  if (!state.picture || narrow.matches) return;
+  if (!state.picture || stacked.matches) return;
   const bars = litBoxes();
   ruler(
     $("ruler-across"),

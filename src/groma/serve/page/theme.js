@@ -21,11 +21,19 @@
   }
 
   const isDark = () => (root.dataset.theme ?? (system.matches ? "dark" : "light")) === "dark";
-  const chosen = stored();
-  if (chosen === "light" || chosen === "dark") root.dataset.theme = chosen;
+
+  function applyStored() {
+    const chosen = stored();
+    if (chosen === "light" || chosen === "dark") root.dataset.theme = chosen;
+    else delete root.dataset.theme; // as the system wants it
+  }
+
+  applyStored();
+  addEventListener("storage", applyStored); // another tab chose
 
   document.addEventListener("DOMContentLoaded", () => {
     const button = document.getElementById("theme");
+    if (!button) return; // the API's page has none
     const show = () => {
       button.setAttribute("aria-pressed", String(isDark()));
       button.querySelector("use").setAttribute("href", isDark() ? "#i-sun" : "#i-moon");
@@ -34,12 +42,13 @@
       const next = isDark() ? "light" : "dark";
       const isSystems = next === (system.matches ? "dark" : "light");
       if (isSystems)
-        delete root.dataset.theme; // back to following the system
+        delete root.dataset.theme;
       else root.dataset.theme = next;
       store(isSystems ? null : next);
       show();
     });
     system.addEventListener("change", show);
+    addEventListener("storage", show);
     show();
   });
 })();
