@@ -378,3 +378,15 @@ def test_the_prompts_of_the_tests_are_worth_it(llama):
     words = model.model.language.embed(prompt.token_ids)
     same = (words == prompt.embeddings).all(-1)
     assert torch.equal(same, prompt.feature_index == -1) and not same.all()
+
+
+def test_vllm_that_died_while_nobody_asked_is_started_anew(llama, monkeypatch):
+    model, folder = llama
+    engine = backend(model, folder)
+    given = prompts(model, [Decoding(max_new_tokens=8)])
+    expected = answers(own_decoder(model), given)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._engine, "add_request", lambda *_: (_ for _ in ()).throw(RuntimeError("engine is dead")))
+        with pytest.raises(GromaError, match="vLLM failed"):
+            engine.add(0, given[0])
+    assert_same_answers(answers(engine, given), expected)
