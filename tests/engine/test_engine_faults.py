@@ -243,3 +243,19 @@ def test_an_engine_that_dies_says_so_and_leaves_nobody_waiting(assistant):
         ticket.result(20)
     engine._thread.join(10)
     assert isinstance(died[0], ZeroDivisionError) and not engine.ready
+
+
+def test_answers_that_a_back_end_has_lost_are_not_waited_for(assistant, monkeypatch):
+    with Engine(assistant, backend=slowly(assistant, 0.01)) as engine:
+        ticket = engine.submit(engine.question(opened(engine), QUESTIONS[0], decoding=LONG))
+        backend = engine._batch._backend
+
+        def forgetful():
+            backend.close()
+            monkeypatch.undo()
+            return {}
+
+        monkeypatch.setattr(backend, "step", forgetful)
+        with pytest.raises(GromaError, match="has lost"):
+            ticket.result(20)
+        assert engine.ask(engine.question(opened(engine), QUESTIONS[0], decoding=SHORT)).answer.text

@@ -380,13 +380,16 @@ def test_the_prompts_of_the_tests_are_worth_it(llama):
     assert torch.equal(same, prompt.feature_index == -1) and not same.all()
 
 
-def test_vllm_that_died_while_nobody_asked_is_started_anew(llama, monkeypatch):
+def test_vllm_that_died_is_started_anew_and_nobody_waits_for_it(llama, monkeypatch):
     model, folder = llama
     engine = backend(model, folder)
     given = prompts(model, [Decoding(max_new_tokens=8)])
     expected = answers(own_decoder(model), given)
+    engine.add(5, given[0])
+    engine.step()
     with monkeypatch.context() as patch:
         patch.setattr(engine._engine, "add_request", lambda *_: (_ for _ in ()).throw(RuntimeError("engine is dead")))
         with pytest.raises(GromaError, match="vLLM failed"):
             engine.add(0, given[0])
+    assert isinstance(engine.step()[5], Failed) and engine.running == 0, "who was answered waits for ever"
     assert_same_answers(answers(engine, given), expected)

@@ -160,6 +160,8 @@ class Batch:
         said = self._backend.step()
         tokens = sum(isinstance(one, Said) for one in said.values())
         self._observer.stepped(tokens, time.monotonic() - began)
+        if not said and not self._backend.running:  # nobody is to wait for what will never be said
+            raise GromaError("the back end has lost the answers that it was giving")
         for number, one in said.items():  # a back end may say nothing of some yet
             running = self._running[number]
             try:

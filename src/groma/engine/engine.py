@@ -281,10 +281,9 @@ class Engine(AbstractContextManager["Engine"]):
         try:
             while self._turn():
                 pass
-        except BaseException as error:
+        except BaseException as error:  # there is nobody above who could be told
             LOG.critical("the engine has died", exc_info=error)
             self.on_death(error)
-            raise
         finally:
             with self._condition:
                 self._stopping = "now"

@@ -131,8 +131,12 @@ class VLLMBackend:
             self._engine.add_request(name, {"prompt_embeds": embeddings}, self._sampling(prompt, room))
         except ValueError as error:
             raise InputError(f"vLLM refuses the request: {error}.") from error
-        except Exception as error:
-            raise self._lost(error) from error
+        except Exception as error:  # vLLM is dead, and what it was answering with it
+            self._engine = None
+            failed = _failed(error)
+            for answer in self._answers.values():
+                answer.waiting.append(Failed(failed))
+            raise failed from error
         self._keys[name] = key
         self._answers[key] = _Answer(name, prompt.num_regions)
 
@@ -168,21 +172,17 @@ class VLLMBackend:
         while self._answers and not any(answer.waiting for answer in self._answers.values()):
             try:
                 outputs = self._engine.step()
-            except Exception as error:
-                raise self._lost(error) from error
+            except Exception as error:  # whatever it was, vLLM takes no more requests
+                self._keys.clear()
+                self._answers.clear()
+                self._engine = None
+                raise _failed(error) from error
             for output in outputs:
                 self._hear(output)
         said = {key: answer.waiting.popleft() for key, answer in self._answers.items() if answer.waiting}
         for key in [key for key, one in said.items() if isinstance(one, Failed) or one.ended]:
             del self._keys[self._answers.pop(key).name]
         return said
-
-    def _lost(self, error: Exception) -> GromaError:
-        """Whatever it was, vLLM takes no more requests; the next one starts it anew."""
-        self._keys.clear()
-        self._answers.clear()
-        self._engine = None
-        return GromaError(f"vLLM failed ({error}); its log says why.")
 
     def _hear(self, output: Any) -> None:
         """Note what is new of an answer (a `RequestOutput`)."""
@@ -219,7 +219,8 @@ class VLLMBackend:
         answer = self._answers.pop(key, None)
         if answer is not None:
             del self._keys[answer.name]
-            self._engine.abort_request([answer.name])
+            if self._engine is not None:
+                self._engine.abort_request([answer.name])
 
     def close(self) -> None:
         """Drop all answers. vLLM stays and can be given others; it ends with this object, or by `shut_down`."""
@@ -230,6 +231,10 @@ class VLLMBackend:
         """Drop all answers and let vLLM go: its process ends and its memory is free. A new answer starts it anew."""
         self.close()
         self._engine = None
+
+
+def _failed(error: Exception) -> GromaError:
+    return GromaError(f"vLLM failed ({error}); its log says why.")
 
 
 def _temperature(decoding: Decoding) -> tuple[float, dict[str, Any]]:
