@@ -1,6 +1,6 @@
 """A picture file's header, read before anything is decoded: its format, its pixels, and whether it is a trap.
 
-Pillow's own limits are module-wide and count less than is needed here: a JPEG file of a megabyte can ask for hours of
+Pillow's own limits are module-wide and count less than is needed here: a JPEG file of 20 megabytes can ask for hours of
 decoding, and an icon is decoded while it is opened.
 """
 
