@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -24,9 +24,7 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from groma.errors import InputError
-from groma.image_file import DECODE_ERRORS, FORMATS, WARNINGS_LOCK, check_size, open_header
-
-__all__ = ["FORMATS", "IMAGENET_MEAN", "IMAGENET_STD", "MAX_PIXELS", "ImageSource", "Preprocessing", "load_image"]
+from groma.image_file import DECODE_ERRORS, WARNINGS_LOCK, check_size, open_header
 
 ImageSource = str | Path | bytes | Image.Image | np.ndarray
 
@@ -81,7 +79,7 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
     if isinstance(source, str | Path):
         return _load_file(Path(source), max_pixels)
     if isinstance(source, bytes | bytearray | memoryview):
-        return _load_stream(io.BytesIO(source), "the picture", max_pixels)
+        return _decode(open_header(io.BytesIO(source), "the picture", max_pixels), "the picture")
     if isinstance(source, Image.Image):
         check_size(source.size, "the PIL image", max_pixels)
         return _decode(source, "the PIL image")
@@ -114,11 +112,7 @@ def _load_file(path: Path, max_pixels: int) -> Image.Image:
         kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
         raise InputError(f"{name} is {kind}: give one picture file, or its bytes")
     with stream:
-        return _load_stream(stream, name, max_pixels)
-
-
-def _load_stream(stream: BinaryIO, name: str, max_pixels: int) -> Image.Image:
-    return _decode(open_header(stream, name, max_pixels), name)
+        return _decode(open_header(stream, name, max_pixels), name)
 
 
 def _decode(image: Image.Image, name: str) -> Image.Image:

@@ -26,8 +26,10 @@ MAX_SCANNED_PIXELS = 2_000_000_000
 """Pixels times scans beyond that: some ten seconds."""
 
 MAX_SCANS = 100
-"""Scans that a JPEG file may have, as many as libtiff allows. A scan can be a few bytes of
-the file, and each takes time for all pixels."""
+"""Scans that a JPEG file may have, as many as libtiff allows. A few bytes can be one that goes through all pixels."""
+
+ICON = b"\x00\x00\x01\x00"
+"""How icon files begin."""
 
 # What a file that is no readable picture probably is: (offset, bytes found there in lower case, name).
 _KNOWN_BY_MAGIC: tuple[tuple[int, bytes, str], ...] = (
@@ -72,7 +74,7 @@ def open_header(stream: BinaryIO, name: str, max_pixels: int) -> ImageFile.Image
     head = stream.read(64)
     if not head:
         raise InputError(f"{name} is empty (0 bytes): give a picture file")
-    if head.startswith(_ICON):
+    if head.startswith(ICON):
         for size in _icon_sizes(stream, name):
             check_size(size, name, max_pixels)
     image = _opened(stream, head, name)
@@ -129,7 +131,6 @@ def _opened(stream: BinaryIO, head: bytes, name: str) -> ImageFile.ImageFile:
 
 # --- traps -----------------------------------------------------------------------------------------------------------
 
-_ICON = b"\x00\x00\x01\x00"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xd9"
 _MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)

@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from asked import LONG, QUESTIONS, SHORT, opened
 from PIL import Image
 
 from groma.engine.engine import Engine, EngineSettings
@@ -19,25 +20,11 @@ from groma.engine.ticket import (
     TimeLimitError,
 )
 from groma.errors import InputError
-from groma.inference.assistant import Groma
 from groma.inference.generate import Decoding
 from groma.inference.result import Entity
 from groma.prompt.parse import TextDelta
 from slow_backend import slowly
-from small_models import assert_same, picture, small_groma
-
-QUESTIONS = ("Why?", "What is in the picture?", "Locate the red dog.", "And the others, in all their detail, please?")
-SHORT = Decoding(max_new_tokens=12)
-LONG = Decoding(max_new_tokens=200, temperature=1.0, seed=3)
-
-
-@pytest.fixture(scope="module")
-def assistant() -> Groma:
-    return small_groma(seed=1)
-
-
-def opened(engine: Engine, number: int = 0, size=(120, 90)):
-    return engine.picture(picture(number, size))
+from small_models import assert_same, picture
 
 
 def counting(assistant, monkeypatch) -> list[int]:

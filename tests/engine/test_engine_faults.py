@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from asked import LONG, QUESTIONS, SHORT, opened
 
 from groma.engine.engine import Engine
 from groma.engine.observer import Observer
@@ -14,33 +15,11 @@ from groma.engine.ticket import (
     StoppedError,
 )
 from groma.errors import GromaError, InputError
-from groma.inference.assistant import Groma
 from groma.inference.generate import Decoding
 from groma.inference.row_cache import RowCache
 from groma.inference.transcript import Transcript
 from slow_backend import slowly
-from small_models import assert_same, picture, small_groma
-
-QUESTIONS = ("Why?", "What is in the picture?", "Locate the red dog.", "And the others, in all their detail, please?")
-SHORT = Decoding(max_new_tokens=12)
-LONG = Decoding(max_new_tokens=200, temperature=1.0, seed=3)
-
-
-@pytest.fixture(scope="module")
-def assistant() -> Groma:
-    return small_groma(seed=1)
-
-
-def opened(engine: Engine, number: int = 0, size=(120, 90)):
-    return engine.picture(picture(number, size))
-
-
-def counting(assistant, monkeypatch) -> list[int]:
-    """How many pictures each call of the encoder sees."""
-    seen: list[int] = []
-    perceive = assistant.model.perceive
-    monkeypatch.setattr(assistant.model, "perceive", lambda pixels: seen.append(len(pixels)) or perceive(pixels))
-    return seen
+from small_models import assert_same, picture
 
 
 def test_a_question_that_fails_takes_no_other_down(assistant, monkeypatch, caplog):

@@ -121,7 +121,7 @@ def region_growth(task: Task, sizes: Sequence[int] = REGIONS) -> dict[str, Growt
         sizes: numbers of regions; those whose prompt does not fit into the model's context are left out.
     """
     text = len(_question(task).token_ids)
-    room = _context(task) - task.assistant.model.config.num_image_tokens - text
+    room = task.assistant.model.config.context_tokens - task.assistant.model.config.num_image_tokens - text
     sizes = [size for size in sizes if 2 * size <= room]
     rows = [_region_stages(task, size) for size in sizes]
     return {
@@ -202,11 +202,6 @@ def _region_prompt(task: Task, regions: Regions) -> SplicedBatch:
     return pad([sample], pad_id=special.pad, side="left").to(task.device)
 
 
-def _context(task: Task) -> int:
-    text = task.assistant.model.config.language.get_text_config()
-    return getattr(text, "max_position_embeddings", None) or 1 << 30
-
-
 # --- turns -----------------------------------------------------------------------------------------------------------
 
 
@@ -245,7 +240,7 @@ def measure_conversation(task: Task, turns: int = TURNS) -> tuple[Turn, ...]:
 
 def _converse(task: Task, turns: int) -> list[Turn]:
     asked: list[Turn] = []
-    known = 0
+    known, context = 0, task.assistant.model.config.context_tokens
     began = time.perf_counter()
     with counted(task.assistant.model) as counts, together(task.assistant, 1):
         conversation = Conversation(task.assistant, task.image)
@@ -255,7 +250,7 @@ def _converse(task: Task, turns: int) -> list[Turn]:
             now = time.perf_counter()
             turn, known = _turn(number, now - began, counts, known)
             asked.append(turn)
-            if counts.positions[-1] + turn.new_tokens + 2 * task.new_tokens > _context(task):
+            if counts.positions[-1] + turn.new_tokens + 2 * task.new_tokens > context:
                 break
             _clear(counts)
             began = time.perf_counter()

@@ -135,7 +135,7 @@ class Engine(AbstractContextManager["Engine"]):
     @property
     def default_decoding(self) -> Decoding:
         """How tokens are chosen where nothing is said; an answer may take half of a small model's context at most."""
-        context = getattr(self.assistant.model.config.language, "max_position_embeddings", None) or 1 << 30
+        context = self.assistant.model.config.context_tokens
         return Decoding(max_new_tokens=max(1, min(Decoding().max_new_tokens, context // 2)))
 
     @property

@@ -106,7 +106,9 @@ class Preparer:
         """
         wanted = request.decoding.max_new_tokens
         spliced = self._splice(request.exchange, visual, min(wanted, request.at_least or wanted))
-        decoding = replace(request.decoding, max_new_tokens=min(wanted, self._context - len(spliced.ids)))
+        decoding = replace(
+            request.decoding, max_new_tokens=min(wanted, self.model.config.context_tokens - len(spliced.ids))
+        )
         batch = pad([spliced], pad_id=self.tokenizer.special.pad, side="left").to(visual.features.device)
         return Prompt(
             embeddings=self.model.embed(batch, [visual])[0],
@@ -173,11 +175,6 @@ class Preparer:
 
     # --- prompts -----------------------------------------------------------------------------------------------------
 
-    @property
-    def _context(self) -> int:
-        """Tokens that the language model reads at most."""
-        return getattr(self.model.config.language, "max_position_embeddings", None) or 1 << 30
-
     def _splice(self, exchange: Exchange, visual: VisualTokens, answer_tokens: int) -> Spliced:
         """Render the dialogue and put the picture into it, leaving room for the answer.
 
@@ -186,11 +183,11 @@ class Preparer:
         """
         config, num_listed = self.model.config, visual.regions.num_listed
         picture_tokens = config.num_image_tokens + 2 * num_listed
-        room = self._context - picture_tokens - answer_tokens
+        room = config.context_tokens - picture_tokens - answer_tokens
         if room <= 0:
             raise InputError(
-                f"the model's context has {self._context} tokens, of which the picture takes {picture_tokens} and the "
-                f"answer may take {answer_tokens}: allow a shorter answer (max_new_tokens; over HTTP max_tokens)"
+                f"the model's context has {config.context_tokens} tokens, of which the picture takes {picture_tokens} "
+                f"and the answer may take {answer_tokens}: allow a shorter one (max_new_tokens; over HTTP max_tokens)"
             )
         # the prompt's own <image> and <region> make way for the picture's tokens
         try:

@@ -184,6 +184,11 @@ class GromaConfig(PreTrainedConfig):
         return self.image_size // self.patch_size
 
     @property
+    def context_tokens(self) -> int:
+        """Tokens that the language model reads and says at most; a very large number if it knows no limit."""
+        return getattr(self.language.get_text_config(), "max_position_embeddings", None) or 1 << 30
+
+    @property
     def num_image_tokens(self) -> int:
         """Tokens that stand for the picture: one for each 2x2 block of patches."""
         return (self.grid_size // 2) ** 2

@@ -246,6 +246,11 @@ class ChatBody(Body):
     reasoning_effort: str | None = None
     verbosity: str | None = None
 
+    @property
+    def most_tokens(self) -> int | None:
+        """Tokens that the answer may have; None: nothing is said of it."""
+        return self.max_completion_tokens or self.max_tokens
+
 
 class _PictureBody(Body):
     image: str = Field(description="a data URL, or an https address where the server fetches such")

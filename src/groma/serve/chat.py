@@ -77,7 +77,7 @@ def read_chat(body: ChatBody, settings: ServeSettings) -> Chat:
     if isinstance(spoken[0], AssistantMessage):  # as pages do that greet
         spoken, warnings = spoken[1:], (*warnings, GREETING_LEFT_OUT)
     image_urls, turns = _told(spoken, body)
-    if sum(isinstance(message, AssistantMessage) for message in spoken) >= len(turns):
+    if sum(isinstance(message, AssistantMessage) for message in spoken) > len(turns) - 1:  # the last has no answer
         warnings = (*warnings, OTHERS_LEFT_OUT)
     if not image_urls:
         raise _wrong("no message has a picture: add a part of type image_url")
@@ -149,9 +149,8 @@ def decoding_of(body: ChatBody, default: Decoding) -> Decoding:
     Raises:
         InputError: an option cannot be used.
     """
-    asked = body.max_completion_tokens or body.max_tokens
     return Decoding(
-        max_new_tokens=default.max_new_tokens if asked is None else asked,
+        max_new_tokens=default.max_new_tokens if body.most_tokens is None else body.most_tokens,
         temperature=default.temperature if body.temperature is None else body.temperature,
         top_p=1.0 if body.top_p is None else body.top_p,
         seed=0 if body.seed is None else body.seed % 2**63,
@@ -203,7 +202,7 @@ def _check_length(chat: Chat, engine: Engine) -> None:
     Raises:
         HttpError: it is far too long.
     """
-    context: int = getattr(engine.assistant.model.config.language, "max_position_embeddings", None) or 1 << 20
+    context = engine.assistant.model.config.context_tokens
     told = [turn.answer for turn in chat.turns if turn.answer is not None]
     letters = sum(len(turn.text) for turn in chat.turns) + sum(len(_content(answer)) for answer in told)
     if letters > min(CHARACTERS_A_TOKEN * context, MAX_CHARACTERS):

@@ -42,13 +42,12 @@ async def complete(request: Request, service: Service) -> Response:
     engine = service.engine
     body = await read_json(request, ChatBody)
     chat = read_chat(body, service.settings)
-    is_bounded = (body.max_completion_tokens or body.max_tokens) is not None
     jobs = await jobs_of(
         chat,
         engine,
         service.pictures,
         decoding=decoding_of(body, engine.default_decoding),
-        at_least=None if is_bounded else engine.at_least,
+        at_least=engine.at_least if body.most_tokens is None else None,
         asker=service.asker(request),
         streams=bool(body.stream),
     )

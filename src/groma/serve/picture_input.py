@@ -12,6 +12,7 @@ from typing import TypeVar
 from groma.engine.engine import Engine
 from groma.engine.pictures import Picture
 from groma.errors import InputError
+from groma.image_file import ICON
 from groma.serve.errors import HttpError
 from groma.serve.remote import RemotePictures
 from groma.serve.settings import ServeSettings
@@ -19,9 +20,6 @@ from groma.serve.settings import ServeSettings
 T = TypeVar("T")
 
 _DATA_URL = re.compile(r"(?ai)data:(?P<type>[\w.+/-]*)(?P<options>(;[\w=.+-]+)*?)(?P<base64>;base64)?,")
-
-ICON = b"\x00\x00\x01\x00"
-"""How icon files begin: Pillow decodes what they hold while it opens them, before its pixels could be counted."""
 
 _DETAIL = re.compile(r" \(.*\)$", re.DOTALL)
 
@@ -81,7 +79,7 @@ class PictureInput:
 
     @staticmethod
     def _opened(content: bytes, engine: Engine) -> Picture:
-        if content[:4] == ICON:
+        if content.startswith(ICON):  # Pillow decodes what they hold while it opens them, where all others wait
             raise HttpError(400, "an icon cannot be sent: give the picture as PNG or JPEG", param="image")
         try:
             return engine.picture(content)

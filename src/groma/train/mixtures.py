@@ -159,7 +159,7 @@ def dialogue_lessons(blueprint: Blueprint, *, chat: str = "", jitter: float = 0.
     """
     model, tokenizer = blueprint.model, blueprint.speaks()
     room = model.num_image_tokens + 2 * model.selection.max_regions
-    context = getattr(model.language.get_text_config(), "max_position_embeddings", None) or 1 << 30
+    context = model.context_tokens
     if context <= room:
         raise InputError(f"The language model's context of {context} tokens is filled by the picture's {room} alone.")
     return DialogueLessons(
