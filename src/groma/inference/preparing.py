@@ -187,7 +187,7 @@ class Preparer:
         if room <= 0:
             raise InputError(
                 f"the model's context has {config.context_tokens} tokens, of which the picture takes {picture_tokens} "
-                f"and the answer may take {answer_tokens}: allow a shorter one (max_new_tokens; over HTTP max_tokens)"
+                f"and the answer may take {answer_tokens}: allow a shorter answer (max_new_tokens; in HTTP max_tokens)"
             )
         # the prompt's own <image> and <region> make way for the picture's tokens
         try:
