@@ -108,6 +108,16 @@ def small_groma(*, seed: int = 0, chat_format: str = "compact", **language) -> G
     return Groma(model, byte_bpe(), Preprocessing(size_px=IMAGE_SIZE))
 
 
+@torch.no_grad()
+def endless_groma(*, seed: int = 0, **language) -> Groma:
+    """One whose answers go on until they are cut; how soon another's end is a matter of a machine's rounding."""
+    groma = small_groma(seed=seed, **language)
+    language_model = groma.model.language
+    tokens = SpecialTokenIds.after(language_model.base_vocab_size, num_regions=MAX_REGIONS)
+    language_model.base.get_output_embeddings().weight[tokens.eos] = 0  # far below the likeliest of the others
+    return groma
+
+
 def picture(seed: int = 0, size: tuple[int, int] = (120, 90)) -> Image.Image:
     """Blocks of random colours: every part looks different."""
     rng = np.random.default_rng(seed)

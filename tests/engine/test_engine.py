@@ -138,8 +138,8 @@ def test_regions_alone(assistant):
 # --- who leaves ------------------------------------------------------------------------------------------------------
 
 
-def test_who_gives_up_frees_a_place_at_the_next_step(assistant):
-    engine = Engine(assistant, EngineSettings(max_batch=2), backend=slowly(assistant, 0.02))
+def test_who_gives_up_frees_a_place_at_the_next_step(endless):
+    engine = Engine(endless, EngineSettings(max_batch=2), backend=slowly(endless, 0.02))
     with engine:
         long = engine.question(opened(engine), QUESTIONS[0], decoding=LONG)
         first, second, third = (engine.submit(replace(long, streams=True)) for _ in range(3))
@@ -157,7 +157,7 @@ def test_who_gives_up_frees_a_place_at_the_next_step(assistant):
     assert engine.running == 0
 
 
-def test_who_gives_up_while_waiting_is_never_answered(assistant):
+def test_who_gives_up_while_waiting_is_never_answered(endless):
     class Seen(Observer):
         def __init__(self):
             self.outcomes = []
@@ -166,7 +166,7 @@ def test_who_gives_up_while_waiting_is_never_answered(assistant):
             self.outcomes.append(outcome)
 
     observer = Seen()
-    engine = Engine(assistant, EngineSettings(max_batch=1), observer=observer, backend=slowly(assistant, 0.01))
+    engine = Engine(endless, EngineSettings(max_batch=1), observer=observer, backend=slowly(endless, 0.01))
     with engine:
         running = engine.submit(engine.question(opened(engine), QUESTIONS[0], decoding=Decoding(max_new_tokens=30)))
         waiting = engine.submit(engine.question(opened(engine), QUESTIONS[1], decoding=SHORT))
@@ -178,8 +178,8 @@ def test_who_gives_up_while_waiting_is_never_answered(assistant):
 
 
 @pytest.mark.parametrize("max_batch", [1, 2])
-def test_time_limits_hold_in_the_queue_and_in_the_batch(assistant, max_batch):
-    engine = Engine(assistant, EngineSettings(max_batch=max_batch), backend=slowly(assistant, 0.05))
+def test_time_limits_hold_in_the_queue_and_in_the_batch(endless, max_batch):
+    engine = Engine(endless, EngineSettings(max_batch=max_batch), backend=slowly(endless, 0.05))
     with engine:
         long = engine.question(opened(engine), QUESTIONS[0], decoding=LONG)
         first = engine.submit(long)
@@ -191,8 +191,8 @@ def test_time_limits_hold_in_the_queue_and_in_the_batch(assistant, max_batch):
         first.cancel()
 
 
-def test_a_full_queue_says_when_to_come_again(assistant):
-    engine = Engine(assistant, EngineSettings(max_batch=1, max_queue=4), backend=slowly(assistant, 0.02))
+def test_a_full_queue_says_when_to_come_again(endless):
+    engine = Engine(endless, EngineSettings(max_batch=1, max_queue=4), backend=slowly(endless, 0.02))
     with engine:
         long = engine.question(opened(engine), QUESTIONS[0], decoding=LONG)
         tickets = [engine.submit(long)]
@@ -223,8 +223,8 @@ def test_clients_are_served_in_turn(assistant):
     assert order.index("few") <= 2 and order[:6].count("few") == 2
 
 
-def test_stopping_finishes_what_runs_or_tells_it(assistant):
-    engine = Engine(assistant, backend=slowly(assistant, 0.01))
+def test_stopping_finishes_what_runs_or_tells_it(endless):
+    engine = Engine(endless, backend=slowly(endless, 0.01))
     with pytest.raises(StoppedError):
         engine.submit(Job(picture=opened(engine), exchange=None))
     engine.start()
@@ -235,7 +235,7 @@ def test_stopping_finishes_what_runs_or_tells_it(assistant):
     with pytest.raises(StoppedError):
         engine.submit(job)
 
-    engine = Engine(assistant, backend=slowly(assistant, 0.05))
+    engine = Engine(endless, backend=slowly(endless, 0.05))
     engine.start()
     ticket = engine.submit(replace(job, decoding=LONG))
     assert engine.close(timeout_s=0.1) is False

@@ -15,11 +15,18 @@ from groma.engine.ticket import (
     StoppedError,
 )
 from groma.errors import GromaError, InputError
+from groma.inference.assistant import Groma
 from groma.inference.generate import Decoding
 from groma.inference.row_cache import RowCache
 from groma.inference.transcript import Transcript
 from slow_backend import slowly
 from small_models import assert_same, picture
+
+
+@pytest.fixture(scope="module")
+def assistant(endless) -> Groma:
+    """Who runs beside the one that breaks has not ended by chance."""
+    return endless
 
 
 def test_a_question_that_fails_takes_no_other_down(assistant, monkeypatch, caplog):

@@ -127,7 +127,8 @@ def test_a_stream_that_is_left_and_taken_up_again(compact):
             break
     part = stream.answer
     assert part.finish_reason == "cancelled"
-    assert whole.text.startswith(part.text) and 0 < len(part.text) < len(whole.text)
+    said = part.text.rstrip("\N{REPLACEMENT CHARACTER}")  # random tokens may stop within a character
+    assert whole.text.startswith(said) and 0 < len(part.text) < len(whole.text)
     list(stream)
     assert stream.answer == whole
 

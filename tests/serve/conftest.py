@@ -12,15 +12,24 @@ from serving import Served, served
 from tls_server import Tls, ok
 
 from groma.inference.assistant import Groma
-from small_models import small_groma
+from small_models import endless_groma, small_groma
+
+FEW_REGIONS = 0.72
+"""Threshold of objectness that leaves numbers for boxes of later turns."""
 
 
 @pytest.fixture(scope="session")
 def assistant() -> Groma:
     groma = small_groma(seed=1)
-    groma.model.config.selection.score_threshold = (
-        0.72  # few regions, so that numbers are left for boxes of later turns
-    )
+    groma.model.config.selection.score_threshold = FEW_REGIONS
+    return groma
+
+
+@pytest.fixture(scope="session")
+def endless() -> Groma:
+    """Whose answers are as long as they may be."""
+    groma = endless_groma(seed=1)
+    groma.model.config.selection.score_threshold = FEW_REGIONS
     return groma
 
 

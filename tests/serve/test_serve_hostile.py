@@ -24,7 +24,19 @@ from hostile_judging import (
 )
 from hostile_pictures import png
 from hostile_requests import CATEGORIES, TYPED, again, assistant, entity, past
-from hostile_server import GOOD_URL, Server, chat, data_url, file_of, good_png, read_to_end, user, wait_for
+from hostile_server import (
+    CONTEXT,
+    GOOD_URL,
+    Server,
+    chat,
+    data_url,
+    file_of,
+    good_png,
+    read_to_end,
+    running,
+    user,
+    wait_for,
+)
 from PIL import Image
 
 from groma.engine.engine import Engine
@@ -34,7 +46,7 @@ from groma.inference.turns import Exchange, locating
 from groma.serve import reading
 from groma.serve.bodies import ChatBody
 from groma.serve.errors import HttpError
-from small_models import small_groma
+from small_models import endless_groma, small_groma
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::groma.inference.request.BoxClippedWarning"),
@@ -128,9 +140,11 @@ def test_what_was_found(server, before, name):
 
 # H7, was broken, and ended everybody's answer: float32 makes 0 of a tiny top_p and no token is left to draw
 @pytest.mark.parametrize("options", [{"temperature": 1, "top_p": 5e-324}, {"temperature": 2e-6, "top_p": 1e-300}])
-def test_a_question_that_cannot_be_drawn_does_not_end_the_others(server, options):
+def test_a_question_that_cannot_be_drawn_does_not_end_the_others(options):
     long = http("POST", CHAT, chat(max_tokens=200, stream=True))
-    with server.connect() as sock:
+    groma = endless_groma(max_position_embeddings=CONTEXT)
+    with running(make_engine=lambda metrics: Engine(groma, observer=metrics)) as server, server.connect() as sock:
+        wait_for(lambda: server.ask("GET", "/health").status == 200)
         sock.sendall(long)
         said = sock.recv(1 << 16)
         wait_for(lambda: server.engine.running == 1, 5)

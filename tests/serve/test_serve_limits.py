@@ -16,11 +16,11 @@ from plain_requests import CHAT
 from groma.engine.engine import Engine, EngineSettings
 from groma.serve.guards import SECURITY_HEADERS
 from slow_backend import slowly
-from small_models import small_groma
+from small_models import endless_groma
 
 
 def slow_engine(metrics: Any) -> Engine:
-    assistant = small_groma(max_position_embeddings=1024)
+    assistant = endless_groma(max_position_embeddings=1024)
     settings = EngineSettings(max_batch=1)
     return Engine(assistant, settings, observer=metrics, backend=slowly(assistant, 0.1))
 
