@@ -22,7 +22,7 @@ from groma.errors import CheckpointError, GromaError, InputError, MissingExtraEr
 from groma.inference.constraint import AnswerState, is_well_formed
 from groma.inference.decoder import Failed, Said, decode
 from groma.inference.generate import Decoding
-from small_models import assert_same, picture, small_groma
+from small_models import assert_same, endless_groma, picture, small_groma
 from spoken_prompts import answers, own_decoder, prompts, silent_ids, token_ids
 
 FAMILIES = {
@@ -43,7 +43,7 @@ def family(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):
-    model = small_groma(seed=2)
+    model = endless_groma(seed=2)
     return model, exported(model, tmp_path_factory.mktemp("llama") / "out")
 
 

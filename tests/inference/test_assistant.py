@@ -10,7 +10,7 @@ from groma.inference import assistant as assistant_module
 from groma.inference.generate import Decoding
 from groma.inference.request import BoxesMergedWarning
 from groma.prompt.parse import TextDelta
-from small_models import CONTEXT, MAX_REGIONS, assert_same, picture, small_groma
+from small_models import CONTEXT, MAX_REGIONS, assert_same, endless_groma, picture, small_groma
 
 SHORT = Decoding(max_new_tokens=24)
 LIVELY = Decoding(max_new_tokens=24, temperature=1.0, seed=3)
@@ -364,8 +364,8 @@ def test_scores_are_probabilities_over_the_regions_that_exist(compact, decoded):
         assert 0 <= entity.score <= 1
 
 
-def test_bfloat16_answers(compact):
-    half = small_groma(seed=1)
+def test_bfloat16_answers():
+    half = endless_groma(seed=1)
     half.model.to(torch.bfloat16)
     answer = half.ask(picture(0), "What is [1]?", regions=[BOX], decoding=SHORT)
     assert answer.raw_text and len(answer.regions) > 1
