@@ -124,13 +124,16 @@ def main() -> None:
     parser.add_argument("--max-num-batched-tokens", type=int, help="small: prompts are read in parts")
     parser.add_argument("--block-size", type=int, help="of vLLM's cache: what prompts share is known in whole blocks")
     parser.add_argument("--enforce-eager", action="store_true", help="do not compile the model first")
+    parser.add_argument(
+        "--gpu-memory-utilization", type=float, help="share of the memory that vLLM takes, on CPUs, too"
+    )
     arguments = parser.parse_args()
     import vllm
 
     print(f"vLLM {vllm.__version__}")
     model = groma.load(arguments.model, dtype="float32")
     export_language(model.model, model.tokenizer, arguments.work, source=arguments.model)
-    names = ("max_num_seqs", "max_num_batched_tokens", "block_size", "enforce_eager")
+    names = ("max_num_seqs", "max_num_batched_tokens", "block_size", "enforce_eager", "gpu_memory_utilization")
     options = {name: getattr(arguments, name) for name in names}
     backend = VLLMBackend(
         arguments.work,

@@ -6,14 +6,18 @@
 import json
 import re
 import shutil
+import threading
+import time
 from dataclasses import replace
 from itertools import chain
+from multiprocessing import get_context
 
 import fake_vllm
 import pytest
 import torch
 
 import groma
+from groma.cli.serve import Serve
 from groma.convert.export import export_language
 from groma.engine import vllm_backend
 from groma.engine.engine import Engine
@@ -145,7 +149,7 @@ def test_answers_join_and_leave_between_steps(llama):
     engine.add(12, given[2])
     step()
     engine.drop(10)
-    assert engine.running == 2 and len(engine._engine.batch) == 2, "vLLM still works on what nobody wants"
+    assert engine.running == 2 and len(engine._engine().batch) == 2, "vLLM still works on what nobody wants"
     engine.drop(10)
     engine.add(13, given[3])
     while engine.running:
@@ -172,9 +176,9 @@ def test_answers_that_are_set_aside_or_change_places_keep_their_grammar(llama):
     said = [[], [], []]
     for number in range(100):
         if number == 4:
-            engine._engine.set_aside("groma-1")
+            engine._engine().set_aside("groma-1")
         if number == 6:
-            engine._engine.swap(0, 1)
+            engine._engine().swap(0, 1)
         for key, one in engine.step().items():
             said[key].append(one.token_id)
         if not engine.running:
@@ -259,6 +263,19 @@ def test_an_answer_that_vllm_gives_up_is_told(llama, monkeypatch):
         list(decode(engine, given[:1]))
 
 
+def test_the_command_passes_vllm_its_options(llama):
+    model, folder = llama
+    given = ("gpu_memory_utilization=0.5", "enforce_eager=true", "max_num_seqs=3", 'model_impl="a b"')
+    backend = Serve(vllm=folder, vllm_option=given)._backend(model)
+    arguments = backend(None)._engine().arguments
+    wanted = {"gpu_memory_utilization": 0.5, "enforce_eager": True, "max_num_seqs": 3, "model_impl": "a b"}
+    assert {name: getattr(arguments, name) for name in wanted} == wanted
+    with pytest.raises(InputError, match="does not take these options"):
+        Serve(vllm=folder, vllm_option=("memory=1",))._backend(model)
+    with pytest.raises(InputError, match="must not set model"):
+        Serve(vllm=folder, vllm_option=("model=x",))._backend(model)
+
+
 def test_closed_it_can_be_given_others(llama):
     model, folder = llama
     engine = backend(model, folder)
@@ -284,11 +301,47 @@ def test_after_a_failure_of_vllm_s_it_is_started_anew(llama, monkeypatch):
 
     with monkeypatch.context() as broken:
         broken.setattr(fake_vllm.LLMEngine, "step", die)
-        with pytest.raises(GromaError, match=r"^vLLM failed \(EngineCore encountered an issue\)"):
-            engine.step()
-    engine.close()
-    assert engine.running == 0 and engine._engine is None
+        (failed,) = engine.step().values()
+    assert str(failed.error).startswith("vLLM failed (EngineCore encountered an issue)")
+    assert engine.running == 0 and engine._watched is None
     assert_same_answers(answers(engine, [prompt]), answers(own_decoder(model), [prompt]))
+
+
+def test_a_process_of_vllm_s_that_is_killed_is_not_waited_for(llama, monkeypatch):
+    """In a step, which then never ends, and between two answers, which costs nobody anything."""
+    model, folder = llama
+    started, make, go_on = [], fake_vllm.LLMEngine.from_engine_args, fake_vllm.LLMEngine.step
+    context = get_context("spawn")
+
+    def start(arguments):
+        started.append(context.Process(target=time.sleep, args=(100,), daemon=True))
+        started[-1].start()
+        return make(arguments)
+
+    def step(self):
+        if not started[-1].is_alive():
+            threading.Event().wait()
+        return go_on(self)
+
+    monkeypatch.setattr(fake_vllm.LLMEngine, "from_engine_args", start)
+    monkeypatch.setattr(fake_vllm.LLMEngine, "step", step)
+    engine, given = backend(model, folder), prompts(model, [Decoding(max_new_tokens=8)] * 2)
+    expected = answers(own_decoder(model), given)
+    for key, prompt in enumerate(given):
+        engine.add(key, prompt)
+    engine.step()
+    end(started[-1])
+    failed = engine.step()
+    assert [str(failed[key].error).startswith("vLLM failed (process ") for key in (0, 1)] == [True, True]
+    for _ in range(2):
+        assert_same_answers(answers(engine, given), expected)
+        end(started[-1])
+    assert len(started) == 3
+
+
+def end(process):
+    process.kill()
+    process.join()
 
 
 def test_what_was_read_before_is_told_with_the_first_token(llama):
@@ -388,7 +441,7 @@ def test_vllm_that_died_is_started_anew_and_nobody_waits_for_it(llama, monkeypat
     engine.add(5, given[0])
     engine.step()
     with monkeypatch.context() as patch:
-        patch.setattr(engine._engine, "add_request", lambda *_: (_ for _ in ()).throw(RuntimeError("engine is dead")))
+        patch.setattr(engine._engine(), "add_request", lambda *_: (_ for _ in ()).throw(RuntimeError("engine is dead")))
         with pytest.raises(GromaError, match="vLLM failed"):
             engine.add(0, given[0])
     assert isinstance(engine.step()[5], Failed) and engine.running == 0, "who was answered waits for ever"

@@ -1,8 +1,9 @@
 """What is settled about arguments before tyro reads them."""
 
+import json
 import re
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -41,6 +42,26 @@ def spell_out_regions(arguments: Sequence[str]) -> list[str]:
         behind_region = argument.startswith(f"{REGION_FLAG}=")
         spelled += [] if behind_flag else [argument]
     return spelled + [REGION_FLAG] * behind_flag
+
+
+def named_values(given: Sequence[str], flag: str) -> dict[str, Any]:
+    """Read `NAME=VALUE`; a value is JSON, or else text: `0.5`, `true` and `"5"` are what they look like.
+
+    Raises:
+        InputError: something has another form, or a name comes twice.
+    """
+    values: dict[str, Any] = {}
+    for one in given:
+        name, equals, text = one.partition("=")
+        if not equals or not name.isidentifier():
+            raise InputError(f"{flag} must be NAME=VALUE, such as seed=1, got {one!r}.")
+        if name in values:
+            raise InputError(f"{flag} has {name} twice.")
+        try:
+            values[name] = json.loads(text)
+        except ValueError:
+            values[name] = text
+    return values
 
 
 def check_seed(seed: int) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from groma.cli.arguments import Switch, check_count
+from groma.cli.arguments import Switch, check_count, named_values
 from groma.cli.loading import DEFAULT_MODEL, Placement
 from groma.cli.output import note
 from groma.errors import InputError, MissingExtraError
@@ -83,6 +83,8 @@ class Serve:
     """Cores for the model on a CPU. None: all but one, which is left for the rest of the server."""
     vllm: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Let vLLM speak, with the language model that `groma export-language` wrote to this folder."""
+    vllm_option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE")] = ()
+    """A further argument of vLLM's engine, such as gpu_memory_utilization=0.5; may be repeated."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Which logs are written, one JSON object a line, to standard error."""
     placement: Annotated[Placement, tyro.conf.arg(name="")] = field(default_factory=Placement)
@@ -94,6 +96,9 @@ class Serve:
             raise InputError(f"--max-megapixels must be above 0 and at most a million, not {megapixels}")
         if self.threads is not None:
             check_count(self.threads, "--threads")
+        if self.vllm_option and self.vllm is None:
+            raise InputError("--vllm-option is for vLLM alone: give --vllm, too")
+        named_values(self.vllm_option, "--vllm-option")
         missing = [name for name in NEEDED if find_spec(name) is None]
         if missing:
             raise MissingExtraError(f"groma serve needs {', '.join(missing)}: pip install 'groma[serve]'")
@@ -168,7 +173,7 @@ class Serve:
             tokens=assistant.tokenizer.special,
             stop_ids=assistant.stop_ids,
             silent_ids=assistant.silent_ids,
-            options={"max_num_seqs": self.limits.max_batch},
+            options={"max_num_seqs": self.limits.max_batch} | named_values(self.vllm_option, "--vllm-option"),
         )
         return lambda _: backend  # vLLM keeps prefixes by itself
 

@@ -9,6 +9,7 @@ Pictures are still seen by Groma. The grammar of answers holds token by token, w
 Written for the interface of vLLM 0.31 to 0.33; docs/vllm.md says what was run.
 """
 
+import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,10 +22,13 @@ import torch
 
 from groma.engine import vllm_grammar
 from groma.engine.vllm_grammar import PROCESSOR, REGIONS, TEMPERATURE, Export
+from groma.engine.watched import ProcessEndedError, Watched
 from groma.errors import CheckpointError, GromaError, InputError, MissingExtraError
 from groma.inference.decoder import Failed, Prompt, Said
 from groma.inference.generate import COLDEST, Decoding
 from groma.prompt.tokens import SpecialTokenIds
+
+LOG = logging.getLogger("groma.engine")
 
 MAX_SCORED = 128
 """Tokens whose probabilities vLLM gives for a request (its MAX_LOGPROB_TOKEN_IDS)."""
@@ -97,14 +101,31 @@ class VLLMBackend:
         self._numbers = count()
         self._keys: dict[str, int] = {}
         self._answers: dict[int, _Answer] = {}
-        self._engine: Any = self._start()
+        self._watched: Watched[Any] | None = self._start()
 
-    def _start(self) -> Any:
+    def _start(self) -> Watched[Any]:
         try:
             arguments = self._vllm.EngineArgs(**self._arguments)
         except TypeError as error:
             raise InputError(f"vLLM's engine does not take these options: {error}.") from error
-        return self._vllm.LLMEngine.from_engine_args(arguments)
+        return Watched(lambda: self._vllm.LLMEngine.from_engine_args(arguments))
+
+    def _engine(self) -> Any:
+        """What vLLM runs, started anew if it was let go or has died."""
+        if self._watched is not None and not self._watched.alive:
+            self._lose(ProcessEndedError("its process has ended"))
+        if self._watched is None:
+            self._watched = self._start()
+        return self._watched.inner
+
+    def _lose(self, error: Exception) -> GromaError:
+        """All answers of a vLLM that is dead are lost: the next steps tell that."""
+        LOG.warning("vLLM failed, and is started anew for the next question (%s)", error)
+        self._watched = None
+        failed = GromaError(f"vLLM failed ({error}); its log says why.")
+        for answer in self._answers.values():
+            answer.waiting.append(Failed(failed))
+        return failed
 
     @property
     def running(self) -> int:
@@ -116,9 +137,10 @@ class VLLMBackend:
 
         Raises:
             InputError: not even the prompt fits into vLLM's context, or vLLM refuses it.
+            GromaError: vLLM failed.
         """
-        self._engine = self._engine or self._start()
-        context: int = self._engine.model_config.max_model_len
+        engine = self._engine()
+        context: int = engine.model_config.max_model_len
         room = context - len(prompt.token_ids)
         if room < 1:
             raise InputError(
@@ -128,15 +150,11 @@ class VLLMBackend:
         name = f"groma-{next(self._numbers)}"
         embeddings = prompt.embeddings.detach().to(device="cpu", dtype=self._dtype).contiguous()
         try:
-            self._engine.add_request(name, {"prompt_embeds": embeddings}, self._sampling(prompt, room))
+            engine.add_request(name, {"prompt_embeds": embeddings}, self._sampling(prompt, room))
         except ValueError as error:
             raise InputError(f"vLLM refuses the request: {error}.") from error
-        except Exception as error:  # vLLM is dead, and what it was answering with it
-            self._engine = None
-            failed = _failed(error)
-            for answer in self._answers.values():
-                answer.waiting.append(Failed(failed))
-            raise failed from error
+        except Exception as error:  # whatever it was, vLLM takes no more requests
+            raise self._lose(error) from error
         self._keys[name] = key
         self._answers[key] = _Answer(name, prompt.num_regions)
 
@@ -164,19 +182,15 @@ class VLLMBackend:
         """One token of every answer, by key; those that ended have left.
 
         An answer whose prompt vLLM is still reading, or has not begun to read, is missing. At least one is there,
-        unless none is running.
-
-        Raises:
-            GromaError: vLLM failed, and all answers are lost; the next one starts it anew.
+        unless none is running. If vLLM fails, so do all answers, and the next one starts it anew.
         """
         while self._answers and not any(answer.waiting for answer in self._answers.values()):
+            assert self._watched is not None, "answers that nobody gives"
             try:
-                outputs = self._engine.step()
-            except Exception as error:  # whatever it was, vLLM takes no more requests
-                self._keys.clear()
-                self._answers.clear()
-                self._engine = None
-                raise _failed(error) from error
+                outputs = self._watched.wait_for(self._watched.inner.step)
+            except Exception as error:  # noqa: BLE001  # whatever it was, vLLM takes no more requests
+                self._lose(error)
+                break
             for output in outputs:
                 self._hear(output)
         said = {key: answer.waiting.popleft() for key, answer in self._answers.items() if answer.waiting}
@@ -219,8 +233,8 @@ class VLLMBackend:
         answer = self._answers.pop(key, None)
         if answer is not None:
             del self._keys[answer.name]
-            if self._engine is not None:
-                self._engine.abort_request([answer.name])
+            if self._watched is not None:
+                self._watched.inner.abort_request([answer.name])
 
     def close(self) -> None:
         """Drop all answers. vLLM stays and can be given others; it ends with this object, or by `shut_down`."""
@@ -230,11 +244,7 @@ class VLLMBackend:
     def shut_down(self) -> None:
         """Drop all answers and let vLLM go: its process ends and its memory is free. A new answer starts it anew."""
         self.close()
-        self._engine = None
-
-
-def _failed(error: Exception) -> GromaError:
-    return GromaError(f"vLLM failed ({error}); its log says why.")
+        self._watched = None
 
 
 def _temperature(decoding: Decoding) -> tuple[float, dict[str, Any]]:
