@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("playwright", reason="the page is tested with playwright: pip install playwright")
+pytest.importorskip("axe_playwright_python", reason="pip install axe-playwright-python")
 pytest.importorskip("fastapi", reason="the page is tested with a server: pip install fastapi uvicorn")
 
+from axe_playwright_python.sync_playwright import Axe
 from page_server import PAGE, Refuse, Say, entity, scene_answer
 from playwright.sync_api import expect
 
@@ -124,6 +126,30 @@ def test_everything_has_a_name_and_a_place(visit, server, scene):
     for name in ("Picture", "Conversation"):
         expect(reader.page.get_by_role("region", name=name)).to_have_count(1)
         expect(reader.page.get_by_role("heading", name=name)).to_have_count(1)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [{}, {"dark": True}, {"width": 390, "height": 844}, {"forced_colors": "active"}, {"width": 320, "height": 568}],
+    ids=lambda kind: "-".join(map(str, kind.values())) or "laptop",
+)
+def test_axe_finds_nothing(visit, server, scene, kind):
+    """The rules of axe-core: WCAG A and AA, and good practice; before a picture, and with about everything there."""
+    reader = visit(reduced_motion="reduce", **kind)
+    found = violations(reader)
+    full_page(reader, server, scene)
+    assert found + violations(reader) == []
+
+
+def violations(reader):
+    reader.settle()
+    ran = Axe().run(reader.page).response
+    assert len(ran["passes"]) > 20
+    found = [(rule["id"], node["html"][:200]) for rule in ran["violations"] for node in rule["nodes"]]
+    if not reader.page.evaluate("matchMedia('(forced-colors: active)').matches"):
+        return found
+    # the colours that axe reads are not those that the system forces, but for what keeps its own
+    return [(rule, html) for rule, html in found if rule != "color-contrast" or 'class="phrase' in html]
 
 
 def test_ids_are_there_once_and_references_lead_somewhere(visit, server, scene):
