@@ -161,6 +161,35 @@ def test_who_goes_away_leaves_nothing_behind(server, before):
     assert alike(good_answer(server), before["answer"])
 
 
+def test_pictures_of_those_who_have_gone_are_not_decoded(server, before, monkeypatch):
+    """They wait for a thread to decode them, as under a flood whose clients give up and come again."""
+    opened, go_on, decode = [], threading.Event(), server.service.pictures._opened
+
+    def slowly(content, engine):
+        opened.append(content)
+        assert go_on.wait(20)
+        return decode(content, engine)
+
+    threads = server.service.pictures._decoding._max_workers
+    wanted = [http("POST", CHAT, chat()), http("POST", REGIONS, {"image": GOOD_URL}), form(FILE)]
+    unwanted = [*wanted, http("POST", CHAT, chat(stream=True))]
+    monkeypatch.setattr(server.service.pictures, "_opened", slowly)
+    with contextlib.ExitStack() as clients, ThreadPoolExecutor(len(unwanted)) as pool:
+        for number in range(threads):
+            clients.enter_context(server.connect()).sendall(wanted[number % len(wanted)])
+        wait_for(lambda: len(opened) == threads)
+        list(pool.map(lambda sent: abrupt(server, sent, 0.5), unwanted))
+        queue = server.service.pictures._decoding._work_queue
+        wait_for(lambda: queue.qsize() == len(unwanted))
+        time.sleep(0.3)  # in which their going away is noticed
+        go_on.set()
+        wait_for(lambda: queue.qsize() == 0)
+        assert server.idle()
+    assert len(opened) == threads
+    monkeypatch.undo()
+    assert alike(good_answer(server), before["answer"])
+
+
 # H13, was broken because every client that goes away in the middle of its request is logged as a fault, with a trace
 def test_who_goes_away_while_sending_is_no_fault_of_the_server(server, caplog):
     with caplog.at_level("WARNING"):

@@ -1,10 +1,9 @@
 """`POST /v1/chat/completions`, streaming or not."""
 
-import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.requests import Request
@@ -28,9 +27,10 @@ from groma.serve.chat import (
     usage_dict,
     warnings_of,
 )
-from groma.serve.errors import HttpError, as_http, error_body
+from groma.serve.errors import as_http, error_body
+from groma.serve.leaving import unless_gone
 from groma.serve.reading import read_json
-from groma.serve.service import Service, Waiting, gone
+from groma.serve.service import Service, Waiting
 
 
 async def complete(request: Request, service: Service) -> Response:
@@ -42,7 +42,7 @@ async def complete(request: Request, service: Service) -> Response:
     engine = service.engine
     body = await read_json(request, ChatBody)
     chat = read_chat(body, service.settings)
-    jobs = await jobs_of(
+    coming = jobs_of(
         chat,
         engine,
         service.pictures,
@@ -51,6 +51,7 @@ async def complete(request: Request, service: Service) -> Response:
         asker=service.asker(request),
         streams=bool(body.stream),
     )
+    jobs = await unless_gone(coming, request)
     reply = _Reply(service.model_name, chat)
     if not body.stream:
         answers = await service.run(jobs, request)
@@ -62,29 +63,12 @@ async def complete(request: Request, service: Service) -> Response:
         include_usage = body.stream_options is not None and body.stream_options.include_usage
         stream = reply.stream(waiting, len(jobs), request, include_usage=include_usage)
         # what is wrong with the question is told by the status, before anything is sent
-        first = await _unless_gone(anext(stream), request)
+        first = await unless_gone(anext(stream), request)
     except BaseException:
         waiting.give_up()
         raise
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     return StreamingResponse(_told(first, stream, waiting, request), media_type="text/event-stream", headers=headers)
-
-
-async def _unless_gone(coming: Awaitable[str], request: Request) -> str:
-    """What comes, if the client waits for it.
-
-    Raises:
-        HttpError: it went away.
-    """
-    first, left = asyncio.ensure_future(coming), asyncio.ensure_future(gone(request))
-    try:
-        await asyncio.wait((first, left), return_when=asyncio.FIRST_COMPLETED)
-        if not first.done():
-            first.cancel()
-            raise HttpError(499, "the client has gone")
-        return first.result()
-    finally:
-        left.cancel()
 
 
 async def _told(first: str, stream: AsyncIterator[str], waiting: Waiting, request: Request) -> AsyncIterator[str]:

@@ -7,6 +7,9 @@ from starlette.responses import JSONResponse
 from groma.engine.ticket import BusyError, CancelledError, StoppedError, TimeLimitError
 from groma.errors import GromaError, InputError
 
+GONE = 499
+"""Status of a request whose client has gone before anything was told."""
+
 
 class HttpError(GromaError):
     """An error with the status that it has in HTTP."""
@@ -30,7 +33,7 @@ TYPES = {
     413: "request_too_large",
     415: "invalid_request_error",
     429: "rate_limit_error",
-    499: "cancelled",
+    GONE: "cancelled",
     503: "unavailable_error",
     504: "timeout_error",
 }
@@ -49,7 +52,7 @@ def as_http(error: GromaError) -> HttpError:
         case StoppedError():
             return HttpError(503, "the server is stopping: ask again in a moment", headers={"Retry-After": "5"})
         case CancelledError():
-            return HttpError(499, str(error))
+            return HttpError(GONE, str(error))
         case InputError():
             return HttpError(400, str(error))
         case _:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 
-from groma.serve.errors import HttpError, error_response
+from groma.serve.errors import GONE, HttpError, error_response
 from groma.serve.settings import ServeSettings, is_key
 
 Scope = MutableMapping[str, Any]
@@ -31,9 +31,6 @@ LOG = logging.getLogger("groma.serve")
 OPEN_PATHS = ("/health", "/", "/docs", "/openapi.json", "/favicon.ico")
 OPEN_PREFIX = "/page/"
 """What is told without a key: nothing that a model made."""
-
-GONE = 499
-"""Status of a request whose client has gone before anything was told."""
 
 EXPOSED = ("Retry-After", "X-Request-Id")
 """Headers that pages of other origins, where they may call, can read."""

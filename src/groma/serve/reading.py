@@ -14,6 +14,7 @@ from groma.engine.engine import Engine
 from groma.engine.pictures import Picture
 from groma.serve.bodies import AS_PARTS, AS_TEXT, PIXEL
 from groma.serve.errors import HttpError
+from groma.serve.leaving import unless_gone
 from groma.serve.picture_input import PictureInput
 
 B = TypeVar("B", bound=BaseModel)
@@ -82,7 +83,8 @@ async def read_with_picture(
     if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         return await _read_form(request, kind, pictures, engine)
     body = await read_json(request, kind)
-    return body, await pictures.from_url(getattr(body, "image"), engine)  # noqa: B009  # all such bodies have it
+    url = getattr(body, "image")  # noqa: B009  # all such bodies have it
+    return body, await unless_gone(pictures.from_url(url, engine), request)
 
 
 async def _read_form(request: Request, kind: type[B], pictures: PictureInput, engine: Engine) -> tuple[B, Picture]:
@@ -111,7 +113,7 @@ async def _read_form(request: Request, kind: type[B], pictures: PictureInput, en
         content = await upload.read()
     finally:
         await form.close()
-    return body, await pictures.from_bytes(content, engine)
+    return body, await unless_gone(pictures.from_bytes(content, engine), request)
 
 
 def _field(text: str) -> Any:

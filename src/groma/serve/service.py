@@ -12,6 +12,7 @@ from groma.engine.engine import Engine
 from groma.engine.ticket import Answered, Event, Job, Ticket
 from groma.errors import GromaError
 from groma.serve.errors import HttpError
+from groma.serve.leaving import unless_gone
 from groma.serve.metrics import Metrics
 from groma.serve.picture_input import PictureInput
 from groma.serve.settings import ServeSettings
@@ -118,24 +119,11 @@ class Service:
             GromaError: one was not answered.
         """
         waiting = Waiting(self.engine)
-        left = asyncio.ensure_future(gone(request))
         try:
             waiting.submit(jobs)
-            ends = asyncio.ensure_future(waiting.ends())
-            await asyncio.wait((ends, left), return_when=asyncio.FIRST_COMPLETED)
-            if not ends.done():
-                ends.cancel()
-                raise HttpError(499, "the client has gone")
-            return ends.result()
+            return await unless_gone(waiting.ends(), request)
         finally:
-            left.cancel()
             waiting.give_up()
-
-
-async def gone(request: Request) -> None:
-    """Return when the client has gone away."""
-    while not await request.is_disconnected():
-        await asyncio.sleep(0.1)
 
 
 class Waiting:
