@@ -11,7 +11,7 @@ from serving import data_url, png, served, user
 
 from groma.engine.engine import AT_LEAST, EngineSettings
 from groma.serve.settings import ServeSettings
-from small_models import picture
+from small_models import endless_groma, picture
 
 CHAT = "/v1/chat/completions"
 ALL_KNOWN = (
@@ -133,9 +133,10 @@ def test_an_answer_may_fill_the_context_unless_its_length_is_said(server):
 # --- the other addresses ---------------------------------------------------------------------------------------------
 
 
-def test_many_questions_of_a_request_get_in_where_nothing_waits(assistant):
+def test_many_questions_of_a_request_get_in_where_nothing_waits():
     body = {"image": data_url(picture(0)), "boxes": [[n, n, 60, 70] for n in range(12)]}
-    with served(assistant, engine_settings=EngineSettings(max_batch=2, max_queue=4), step_s=0.02) as server:
+    assistant = endless_groma(seed=1, max_position_embeddings=160)  # where an answer has 80 tokens
+    with served(assistant, engine_settings=EngineSettings(max_batch=2, max_queue=4)) as server:
         for _ in range(2):
             status, told, _ = server.send("POST", "/describe", body)
             assert status == 200 and len(told["descriptions"]) == 12
