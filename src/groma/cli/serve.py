@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -96,9 +96,7 @@ class Serve:
             raise InputError(f"--max-megapixels must be above 0 and at most a million, not {megapixels}")
         if self.threads is not None:
             check_count(self.threads, "--threads")
-        if self.vllm_option and self.vllm is None:
-            raise InputError("--vllm-option is for vLLM alone: give --vllm, too")
-        named_values(self.vllm_option, "--vllm-option")
+        self._vllm_options()
         missing = [name for name in NEEDED if find_spec(name) is None]
         if missing:
             raise MissingExtraError(f"groma serve needs {', '.join(missing)}: pip install 'groma[serve]'")
@@ -173,9 +171,19 @@ class Serve:
             tokens=assistant.tokenizer.special,
             stop_ids=assistant.stop_ids,
             silent_ids=assistant.silent_ids,
-            options={"max_num_seqs": self.limits.max_batch} | named_values(self.vllm_option, "--vllm-option"),
+            options={"max_num_seqs": self.limits.max_batch} | self._vllm_options(),
         )
         return lambda _: backend  # vLLM keeps prefixes by itself
+
+    def _vllm_options(self) -> dict[str, Any]:
+        """Further arguments of vLLM's engine.
+
+        Raises:
+            InputError: there are some, but no vLLM, or one cannot be read.
+        """
+        if self.vllm_option and self.vllm is None:
+            raise InputError("--vllm-option is for vLLM alone: give --vllm, too")
+        return named_values(self.vllm_option, "--vllm-option")
 
 
 def read_keys(file: Path | None) -> tuple[str, ...]:

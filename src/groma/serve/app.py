@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def build_app(service: Service) -> App:
     app.add_exception_handler(HTTPException, _tell_http)
     app.add_exception_handler(ClientDisconnect, _tell_nobody)
     app.add_exception_handler(Exception, _tell_nothing)
-    app.openapi = lambda: described(app, with_keys=bool(service.settings.api_keys))
+    app.openapi = cache(lambda: described(app, with_keys=bool(service.settings.api_keys)))
     guarded: Any = app
     if service.settings.cors_origins:
         guarded = CORSMiddleware(

@@ -8,17 +8,9 @@ pytest.importorskip("playwright", reason="the page is tested with playwright: pi
 pytest.importorskip("fastapi", reason="the page is tested with a server: pip install fastapi uvicorn")
 
 from playwright.sync_api import expect
-from visiting import text_of
+from visiting import BICYCLE, KEY, TURTLE, near, text_of
 
 LIT = re.compile(r"\blit\b")
-BICYCLE = (44, 280, 240, 444)
-TURTLE = (290, 258, 388, 335)
-KEY = (165, 3, 317, 171)
-
-
-def near(box):
-    """Equal up to the rounding of the screen's pixels."""
-    return pytest.approx(list(box), abs=1)
 
 
 def test_a_box_is_drawn_with_the_mouse(reader):

@@ -8,19 +8,10 @@ pytest.importorskip("playwright", reason="the page is tested with playwright: pi
 pytest.importorskip("fastapi", reason="the page is tested with a server: pip install fastapi uvicorn")
 
 from playwright.sync_api import expect
-from visiting import text_of
+from visiting import BICYCLE, KEY, TURTLE, near, text_of
 
 from groma.inference.request import question_segments
 from groma.prompt.dialogue import Referred
-
-BICYCLE = (44, 280, 240, 444)
-TURTLE = (290, 258, 388, 335)
-KEY = (165, 3, 317, 171)
-
-
-def near(box):
-    """Equal up to the rounding of the screen's pixels."""
-    return pytest.approx(list(box), abs=1)
 
 
 def test_a_chip_names_its_box_at_the_cursor(reader):

@@ -6,9 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from playwright.sync_api import ConsoleMessage, Dialog, Locator, Page, Request, expect
 
 Box = tuple[float, float, float, float]
+
+BICYCLE: Box = (44, 280, 240, 444)
+TURTLE: Box = (290, 258, 388, 335)
+KEY: Box = (165, 3, 317, 171)
+"""Boxes of things in examples/scene.png, in pixels."""
 
 
 @dataclass(kw_only=True)
@@ -174,6 +180,11 @@ class Visit:
 
     def copied_json(self) -> dict[str, Any]:
         return json.loads(self.clipboard())
+
+
+def near(box: Box) -> Any:
+    """Equal up to the rounding of the screen's pixels."""
+    return pytest.approx(list(box), abs=1)
 
 
 def text_of(message: dict[str, Any]) -> str:
