@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -210,7 +211,7 @@ def test_faults_that_pass(bench, stream):
         Raw(body=b'{"choices": []}'),
         Refuse(status=529, headers={"retry-after-ms": "20"}),
     )
-    report = bench.run(faults, line=replace(QUICK, timeout_s=1.0, stream=stream, tries=9, lost_answers=5))
+    report = bench.run(faults, line=replace(QUICK, timeout_s=3.0, stream=stream, tries=9, lost_answers=5))
     check_sums(report)
     assert report.figures["pictures"]["kept"] == 8
     assert set(bench.server.answered.values()) == {1}
@@ -233,9 +234,9 @@ def test_retry_after_holds_everybody(bench):
 
 
 def test_a_rate_is_kept(bench):
+    began = time.monotonic()
     bench.run(line=replace(QUICK, per_minute=60 / 0.05))
-    times = sorted(bench.server.times)
-    assert times[-1] - times[1] >= 6 * 0.05 * 0.9  # the first one waits for nobody, but its connection is slow to come
+    assert max(bench.server.times) - began >= 7 * 0.05 * 0.9  # the first one waits for nobody
 
 
 def test_one_request_goes_first_alone(bench):

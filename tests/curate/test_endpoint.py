@@ -3,7 +3,6 @@
 import asyncio
 import builtins
 import socket
-import time
 from datetime import UTC, datetime
 
 import pytest
@@ -19,6 +18,7 @@ from groma.curate.endpoint import (
 )
 from groma.curate.ledger import Reply, Tokens
 from groma.errors import InputError, MissingExtraError
+from patience import soon
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5, "top_k": 3}
 KEY = "sk-secret-of-the-tests"
@@ -104,10 +104,9 @@ def test_errors_that_are_no_json(server):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_slow_drip_ends(server, stream):
-    began = time.monotonic()
-    error = fault(server, Drip(), stream=stream, timeout_s=0.4)
+    with soon():
+        error = fault(server, Drip(), stream=stream, timeout_s=0.4)
     assert (error.kind, error.may_retry, error.may_be_paid) == ("timeout", True, True)
-    assert time.monotonic() - began < 5
     assert "no whole answer within 0.4 s" in str(error)
 
 

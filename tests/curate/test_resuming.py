@@ -116,7 +116,7 @@ def test_ctrl_c_waits_for_what_is_paid_and_writes(server, made_up_set, tmp_path)
     process = start(server, made_up_set(8), out)
     wait_for(lambda: len(server.bodies) == 2 + WORKERS, process)
     process.send_signal(signal.SIGINT)
-    time.sleep(1.0)
+    time.sleep(3.0)  # in which it is heard of
     gate.release.set()
     printed, told = process.communicate(timeout=120)
     assert process.returncode == 130, told

@@ -75,7 +75,7 @@ def test_one_and_three_processes_give_the_same_files(data, tmp_path):
 def test_a_killed_run_asks_nothing_twice_that_was_finished(data, tmp_path):
     out, log = tmp_path / "run", tmp_path / "log"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    running = subprocess.Popen(command(1, data, out, log, 0.1), env=environment, stderr=subprocess.DEVNULL)
+    running = subprocess.Popen(command(1, data, out, log, 0.4), env=environment, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not (log.exists() and len(log.read_text().splitlines()) > 10):
         assert time.monotonic() < deadline and running.poll() is None

@@ -1,7 +1,6 @@
 """Traps in picture files are found before anything is decoded."""
 
 import struct
-import time
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ from PIL import Image, ImageFile
 
 from groma.errors import InputError
 from groma.image import load_image
+from patience import cheaply
 
 
 def scans(count: int, side: int = 64) -> bytes:
@@ -29,10 +29,8 @@ def test_a_jpeg_that_asks_for_hours_of_decoding_is_refused_at_once():
         b"\xff\xd8" + b"\xff\xfe\x00\x02" * 200_000 + scans(101)[2:],
         b"\xff\xd8\xff\xfe\x00\x04\xff\xd9" + scans(101)[2:],  # the end of a picture within a comment
     ):
-        began = time.monotonic()
-        with pytest.raises(InputError, match="more than 100 scans"):
+        with cheaply(1.0), pytest.raises(InputError, match="more than 100 scans"):
             load_image(data)
-        assert time.monotonic() - began < 1.0
 
 
 def test_what_only_looks_like_scans_is_no_reason():

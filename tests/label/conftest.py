@@ -7,7 +7,7 @@ from label_workers import Echo
 
 from groma.label.tasks import TASKS
 from groma.pretrained import save
-from small_models import small_groma
+from small_models import endless_groma
 
 
 @pytest.fixture(autouse=True)
@@ -20,5 +20,5 @@ def echo(monkeypatch: pytest.MonkeyPatch) -> None:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a saved model of random weights."""
     folder = tmp_path_factory.mktemp("model") / "random"
-    save(small_groma(), folder)
+    save(endless_groma(), folder)
     return folder

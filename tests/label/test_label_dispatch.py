@@ -88,6 +88,28 @@ class Scripted:
     def close(self) -> None: ...
 
 
+class Clock:
+    """What the dispatcher takes for the time."""
+
+    def __init__(self, step_s: float) -> None:
+        self.now_s, self.step_s = 0.0, step_s
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def tick(self) -> list[Event]:
+        self.now_s += self.step_s
+        return []
+
+
+def ticking(monkeypatch, crew: Scripted, step_s: float) -> Clock:
+    """A clock that goes on by so much whenever the dispatcher looks what its workers say."""
+    clock, events = Clock(step_s), crew.events
+    monkeypatch.setattr("groma.label.dispatch.time", clock)
+    monkeypatch.setattr(crew, "events", lambda timeout_s: clock.tick() + events(timeout_s))
+    return clock
+
+
 def run(crew: Scripted, *, workers: int = 2, size: int = 4, interrupted=None, on_keep=lambda: None, **options):
     """Labels and failures of each picture, counted."""
     labels, failures = Counter(), {}
@@ -134,8 +156,9 @@ def test_a_picture_on_trial_is_alone_in_a_workers_hand():
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_picture_that_never_ends_fails_alone(workers):
+def test_a_picture_that_never_ends_fails_alone(workers, monkeypatch):
     crew = Scripted(endless=frozenset({6}))
+    ticking(monkeypatch, crew, 0.01)
     labels, failures, deaths = run(crew, workers=workers, stuck_after_s=0.05)
     assert labels == Counter(set(range(COUNT)) - {6}) and deaths == MAX_TRIES
     assert failures[6].endswith(f"{MAX_TRIES} times (ended, as nothing was heard of it for 0.05 s)")
@@ -143,23 +166,18 @@ def test_a_picture_that_never_ends_fails_alone(workers):
 
 def test_time_that_the_command_stood_still_counts_against_nobody(monkeypatch):
     """As after Ctrl-Z and fg: workers that stood still with it are not stuck."""
-    clock, crew = [0.0], Scripted()
-    monkeypatch.setattr("groma.label.dispatch.time.monotonic", lambda: clock[0])
+    crew = Scripted()
+    clock = ticking(monkeypatch, crew, 101.0)
     events = crew.events
-
-    def late(timeout_s):
-        told = events(timeout_s) if clock[0] % 2 else []  # every other turn nothing is heard
-        clock[0] += 101.0
-        return told
-
-    crew.events = late
+    crew.events = lambda timeout_s: events(timeout_s) if clock.now_s % 2 else clock.tick()  # heard every other turn
     labels, failures, deaths = run(crew, workers=1, stuck_after_s=5.0)
     assert labels == Counter(range(COUNT)) and not failures and not deaths
 
 
-def test_a_worker_that_hangs_does_not_keep_the_run_from_stopping():
+def test_a_worker_that_hangs_does_not_keep_the_run_from_stopping(monkeypatch):
     interrupted = threading.Event()
     crew = Scripted(endless=frozenset({6}))
+    ticking(monkeypatch, crew, 0.01)
     labels, failures, _ = run(crew, workers=1, interrupted=interrupted, on_keep=interrupted.set, stuck_after_s=0.05)
     assert labels == Counter(range(4)) and not failures
 

@@ -64,7 +64,7 @@ def test_an_actor_that_hangs(photos, tmp_path, monkeypatch):
     monkeypatch.setattr("groma.label.dispatch.MAX_TRIES", 1)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where actors find what they load
     load = partial(watcher, endless=frozenset({FIRST_WIDTH + 2}))
-    workers = Workers(count=1, threads=1, ray=True, stuck_after_s=1.0)
+    workers = Workers(count=1, threads=1, ray=True, stuck_after_s=15.0)  # far longer than a first batch takes
     report = label(job(photos, tmp_path / "out", workers=workers, load=load, batch_size=8))
     assert (report.labelled, report.failed, report.workers_died) == (COUNT - 16, 16, 1)  # two batches in hand
 

@@ -18,8 +18,8 @@ from hostile_server import Server, chat, running, user
 
 from groma.engine.engine import EngineSettings
 
-UPLOAD_S = 1.0
-ANSWER_S = 10.0
+UPLOAD_S = 3.0
+ANSWER_S = 30.0
 """Seconds after which a reply to one request counts as a hang."""
 
 LEAK = re.compile(
@@ -65,7 +65,7 @@ def attacked() -> Iterator[Server]:
         max_body_bytes=MAX_BODY_BYTES,
         max_picture_bytes=MAX_PICTURE_BYTES,
         upload_time_s=UPLOAD_S,
-        time_limit_s=8.0,
+        time_limit_s=20.0,
     ) as server:
         yield server
 

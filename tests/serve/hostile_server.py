@@ -22,6 +22,7 @@ from groma.serve import run
 from groma.serve.metrics import Metrics
 from groma.serve.service import Service
 from groma.serve.settings import ServeSettings
+from patience import wait_for
 from small_models import picture, small_groma
 
 CONTEXT = 1024
@@ -154,20 +155,6 @@ def _serve(service: Service, sock: socket.socket) -> None:
     # signals reach the main thread alone
     with patch.object(run._Server, "capture_signals", lambda _: contextlib.nullcontext()):
         run.serve(service, sock)
-
-
-def wait_for(true: Callable[[], bool], seconds: float = LIMIT_S) -> None:
-    """Wait until it is true."""
-    until = time.monotonic() + seconds
-    while True:
-        try:
-            if true():
-                return
-        except OSError:
-            pass
-        if time.monotonic() > until:
-            raise TimeoutError
-        time.sleep(0.02)
 
 
 # --- what is sent ----------------------------------------------------------------------------------------------------

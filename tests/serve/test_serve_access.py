@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hostile_server import Server, chat, running, user, wait_for
+from hostile_server import Server, chat, running, user
 from plain_requests import CHAT, KEY, OTHER_KEY, asked
 
 from groma.serve.guards import SECURITY_HEADERS
+from patience import wait_for
 
 ORIGIN = "https://pages.example.org"
 

@@ -9,13 +9,12 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile_server import LIMIT_S, Server, chat, read_to_end, running, wait_for
+from hostile_server import LIMIT_S, Server, chat, read_to_end, running
 from plain_requests import CHAT, KEY, asked
 
 from groma.cli import main
@@ -24,6 +23,7 @@ from groma.errors import CheckpointError, InputError
 from groma.pretrained import save
 from groma.serve.run import listen
 from groma.serve.settings import ServeSettings
+from patience import soon, wait_for
 from small_models import endless_groma
 
 
@@ -115,9 +115,8 @@ def test_a_model_that_cannot_be_loaded_ends_the_command(refused, model, tmp_path
     for file in Path(model).iterdir():
         content = file.read_bytes()
         (broken / file.name).write_bytes(content[: len(content) // 2] if file.suffix == ".safetensors" else content)
-    began = time.monotonic()
-    assert "broken" in refused(broken, "--port", 0)
-    assert time.monotonic() - began < 10
+    with soon():
+        assert "broken" in refused(broken, "--port", 0)
 
 
 def test_limits_of_the_engine_that_cannot_be_end_the_command(refused, model):
@@ -174,10 +173,8 @@ def test_stopping_while_the_model_is_loaded():
         loaded.wait(LIMIT_S)
         raise CheckpointError("nobody is interested any more")
 
-    began = time.monotonic()
-    with running(make_engine=make) as server:
+    with soon(), running(make_engine=make) as server:
         wait_for(lambda: server.ask("GET", "/health").status == 503)
-    assert time.monotonic() - began < 5
     loaded.set()
 
 

@@ -35,7 +35,6 @@ from hostile_server import (
     read_to_end,
     running,
     user,
-    wait_for,
 )
 from PIL import Image
 
@@ -46,6 +45,7 @@ from groma.inference.turns import Exchange, locating
 from groma.serve import reading
 from groma.serve.bodies import ChatBody
 from groma.serve.errors import HttpError
+from patience import cheaply, wait_for
 from small_models import endless_groma, small_groma
 
 pytestmark = [
@@ -169,14 +169,20 @@ def test_a_question_that_cannot_be_drawn_does_not_end_the_others(options):
     ids=["messages", "parts", "modalities", "format", "bias", "name"],
 )
 def test_many_errors_cost_little(values):
-    began = time.monotonic()
-    with pytest.raises(HttpError):
+    with cheaply(0.15), pytest.raises(HttpError):
         reading.check(values, ChatBody)
-    assert time.monotonic() - began < 0.15
 
 
 def slowest_health(server: Server, sent: bytes) -> tuple[float, float]:
-    """Seconds that a request takes, and the longest that /health takes meanwhile."""
+    """Seconds that a request takes, and the longest that /health takes meanwhile: the best of three times.
+
+    What the server is to blame for is there each time, what else keeps the machine busy is not.
+    """
+    seconds, health = zip(*(_slowest_health(server, sent) for _ in range(3)), strict=True)
+    return min(seconds), min(health)
+
+
+def _slowest_health(server: Server, sent: bytes) -> tuple[float, float]:
     took: list[float] = []
     done = threading.Event()
 

@@ -10,11 +10,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hostile_server import LIMIT_S, Server, chat, running, wait_for
+from hostile_server import LIMIT_S, Server, chat, running
 from plain_requests import CHAT
 
 from groma.engine.engine import Engine, EngineSettings
 from groma.serve.guards import SECURITY_HEADERS
+from patience import SOON_S, soon, wait_for
 from slow_backend import slowly
 from small_models import endless_groma
 
@@ -28,7 +29,7 @@ def slow_engine(metrics: Any) -> Engine:
 @pytest.fixture(scope="module")
 def slow() -> Iterator[Server]:
     """A server that answers one at a time, slowly, and takes few connections."""
-    with running(make_engine=slow_engine, time_limit_s=4.0, max_connections=4) as server:
+    with running(make_engine=slow_engine, time_limit_s=60.0, max_connections=4) as server:
         wait_for(lambda: server.ask("GET", "/health").status == 200)
         yield server
 
@@ -36,12 +37,11 @@ def slow() -> Iterator[Server]:
 def test_questions_end_when_their_time_is_over(slow, monkeypatch):
     monkeypatch.setattr(slow.service, "settings", replace(slow.service.settings, time_limit_s=0.5))
     monkeypatch.setattr(slow.service.pictures, "settings", slow.service.settings)
-    began = time.monotonic()
-    reply = slow.ask("POST", CHAT, chat(max_tokens=100))
-    assert time.monotonic() - began < 3
+    with soon():
+        reply = slow.ask("POST", CHAT, chat(max_tokens=300))
     assert (reply.status, reply.json["error"]["type"]) == (504, "timeout_error")
     assert "0.5 s" in reply.message
-    streamed = slow.ask("POST", CHAT, chat(max_tokens=100, stream=True))
+    streamed = slow.ask("POST", CHAT, chat(max_tokens=300, stream=True))
     events = [line for line in streamed.body.split(b"\n\n") if line]
     assert json.loads(events[-1].removeprefix(b"data: "))["error"]["type"] == "timeout_error"
     assert slow.idle()
@@ -66,7 +66,7 @@ def test_more_connections_than_are_taken(slow):
 # S7, was broken for streams, as nobody looked after their client before the first token
 @pytest.mark.parametrize("stream", [True, False])
 def test_who_goes_away_while_waiting_gives_its_place_up(slow, stream):
-    body = json.dumps(chat(max_tokens=30, stream=stream))
+    body = json.dumps(chat(max_tokens=300, stream=stream))
     head = f"POST {CHAT} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
     with slow.connect() as first, slow.connect() as second:
         first.sendall((head + body).encode())
@@ -75,9 +75,9 @@ def test_who_goes_away_while_waiting_gives_its_place_up(slow, stream):
         wait_for(lambda: slow.engine.waiting == 1)
         second.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         second.close()
-        wait_for(lambda: slow.engine.waiting == 0, 1.5)
+        wait_for(lambda: slow.engine.waiting == 0, SOON_S)
         assert slow.engine.running == 1
-    wait_for(lambda: slow.engine.running == 0, 1.5)
+    wait_for(lambda: slow.engine.running == 0, SOON_S)
 
 
 # S6, was broken because a request that is still answered when the time is over is cancelled and answered with 500
@@ -85,11 +85,11 @@ def test_what_takes_longer_than_the_server_waits_is_told_so():
     replies: list[Any] = []
     with running(make_engine=slow_engine, drain_time_s=1.0) as server:
         wait_for(lambda: server.ask("GET", "/health").status == 200)
-        thread = threading.Thread(target=lambda: replies.append(server.ask("POST", CHAT, chat(max_tokens=150))))
+        thread = threading.Thread(target=lambda: replies.append(server.ask("POST", CHAT, chat(max_tokens=400))))
         thread.start()
         wait_for(lambda: server.engine.running == 1)
         began = time.monotonic()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < SOON_S
     thread.join(LIMIT_S)
     (reply,) = replies
     assert reply.status == 503

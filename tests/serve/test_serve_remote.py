@@ -12,6 +12,7 @@ from hostile_server import good_png
 from tls_server import Names, chunked, dripping, endless, leading, ok, plain_server, refusal
 
 from groma.serve.remote import MAX_REDIRECTS
+from patience import soon
 
 
 def test_a_picture_is_fetched_from_the_address_that_was_checked(tls):
@@ -132,9 +133,8 @@ def test_a_picture_of_exactly_the_limit_is_taken(tls):
 @pytest.mark.parametrize("answer", [endless, chunked, lambda sock, _: sock.sendall(ok(b"x" * 100_001))])
 def test_more_than_the_limit_is_refused(tls, answer):
     tls.answer = answer
-    began = time.monotonic()
-    assert "pictures.test" in refusal(tls.pictures(), "https://pictures.test/")
-    assert time.monotonic() - began < 4
+    with soon():
+        assert "pictures.test" in refusal(tls.pictures(), "https://pictures.test/")
 
 
 # R1, was broken because InputError is a ValueError, which `fetch` turns into "the connection failed"
@@ -159,9 +159,8 @@ def test_it_is_told_what_the_limit_is(tls):
 )
 def test_who_sends_a_byte_now_and_then_is_not_waited_for(tls, first, each):
     tls.answer = dripping(first, each)
-    began = time.monotonic()
-    assert "could not be fetched" in refusal(tls.pictures(time_limit_s=0.5), "https://pictures.test/")
-    assert time.monotonic() - began < 2.0
+    with soon():
+        assert "could not be fetched" in refusal(tls.pictures(time_limit_s=0.5), "https://pictures.test/")
 
 
 def test_the_limit_counts_for_all_redirects_together(tls):
@@ -170,9 +169,7 @@ def test_the_limit_counts_for_all_redirects_together(tls):
         sock.sendall(ok(b"", "Location: /on", status="302 Found"))
 
     tls.answer = slowly
-    began = time.monotonic()
     refusal(tls.pictures(time_limit_s=0.7), "https://pictures.test/")
-    assert time.monotonic() - began < 1.5
     assert len(tls.requests) <= 2
 
 
@@ -199,9 +196,8 @@ def test_a_handshake_that_ends_late_does_not_end_the_limit(tls):
     context = Slow(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cadata="".join(map(ssl.DER_cert_to_PEM_cert, tls.trusting.get_ca_certs(True))))
     tls.answer = dripping(b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n")
-    began = time.monotonic()
-    refusal(tls.pictures(time_limit_s=0.4, context=context), "https://pictures.test/")
-    assert time.monotonic() - began < 2.0
+    with soon():
+        refusal(tls.pictures(time_limit_s=0.4, context=context), "https://pictures.test/")
 
 
 # --- what else comes back --------------------------------------------------------------------------------------------
@@ -241,7 +237,7 @@ def test_it_is_told_which_status_came(tls, status):
 )
 def test_what_is_not_http_is_refused(tls, sent):
     tls.answer = lambda sock, _: sock.sendall(sent)
-    text = refusal(tls.pictures(time_limit_s=2.0), "https://pictures.test/")
+    text = refusal(tls.pictures(time_limit_s=60.0), "https://pictures.test/")
     assert text == "the picture at pictures.test could not be fetched: the connection failed"
 
 
@@ -259,7 +255,7 @@ def test_certificates_are_verified(tls, host, trusted):
 
 def test_what_does_not_speak_tls_is_refused(tls):
     with plain_server(b"HTTP/1.1 200 OK\r\n\r\nsecret") as port:
-        text = refusal(tls.pictures(port=port, time_limit_s=2.0), "https://pictures.test/")
+        text = refusal(tls.pictures(port=port, time_limit_s=60.0), "https://pictures.test/")
     assert "its certificate or encryption is not accepted" in text
 
 
@@ -271,10 +267,8 @@ def test_nobody_listens(tls):
 
 
 def test_a_handshake_that_never_ends(tls):
-    with plain_server(b"", wait_s=3.0) as port:
-        began = time.monotonic()
+    with plain_server(b"", wait_s=60.0) as port, soon():
         text = refusal(tls.pictures(port=port, time_limit_s=0.5), "https://pictures.test/")
-        assert time.monotonic() - began < 1.5
     assert "it took too long" in text
 
 
@@ -283,7 +277,7 @@ def test_connections_and_timers_are_let_go(tls):
     pictures = tls.pictures(time_limit_s=60.0)
     for _ in range(10):
         pictures.fetch("https://pictures.test/")
-    until = time.monotonic() + 5
+    until = time.monotonic() + 30
     while threading.active_count() > before and time.monotonic() < until:
         time.sleep(0.02)
     assert threading.active_count() <= before

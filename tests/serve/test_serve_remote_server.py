@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,13 +13,14 @@ from hostile_server import GOOD_URL, Server, chat, running, user
 from tls_server import dripping, leading, ok
 
 from groma.serve.remote import RemotePictures
+from patience import SOON_S
 
 CHAT = "/v1/chat/completions"
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with running(remote_pictures=True, remote_time_s=2.0) as server:
+    with running(remote_pictures=True, remote_time_s=10.0) as server:
         yield server
 
 
@@ -131,7 +133,9 @@ def test_a_redirect_that_cannot_be_read_is_the_clients_error(server, tls, monkey
 
 # R5, was broken because pictures that wait for a thread to fetch them have no time limit
 def test_many_slow_hosts_do_not_hold_a_request_beyond_its_time(server, tls, monkeypatch):
-    monkeypatch.setattr(server.service.pictures, "_remote", tls.pictures(time_limit_s=0.6))
+    pictures = server.service.pictures
+    monkeypatch.setattr(pictures, "_remote", tls.pictures(time_limit_s=2.0))
+    monkeypatch.setattr(pictures, "settings", replace(pictures.settings, remote_time_s=2.0))
     tls.answer = dripping(b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n")
     took: list[float] = []
 
@@ -145,9 +149,9 @@ def test_many_slow_hosts_do_not_hold_a_request_beyond_its_time(server, tls, monk
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert len(took) == 96
-    assert max(took) < 5.0
+    assert max(took) < SOON_S
 
 
 def test_the_server_is_well_afterwards(server):

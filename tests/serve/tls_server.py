@@ -76,7 +76,7 @@ class Tls:
             threading.Thread(target=self._serve, args=(plain,), daemon=True).start()
 
     def _serve(self, plain: socket.socket) -> None:
-        plain.settimeout(10)
+        plain.settimeout(60)
         try:
             with plain, self._context.wrap_socket(plain, server_side=True) as sock:
                 head = b""
@@ -132,11 +132,11 @@ def chunked(sock: ssl.SSLSocket, _: bytes) -> None:
 
 
 def dripping(first: bytes, each: bytes) -> Callable[[ssl.SSLSocket, bytes], None]:
-    """Sends a beginning, then something every now and then."""
+    """Sends a beginning, then something every now and then, for a minute."""
 
     def answer(sock: ssl.SSLSocket, _: bytes) -> None:
         sock.sendall(first)
-        for _ in range(30):
+        for _ in range(600):
             time.sleep(0.1)
             sock.sendall(each)
 
@@ -148,7 +148,7 @@ def plain_server(sent: bytes, wait_s: float = 0.0) -> Iterator[int]:
     """A server without TLS, for one connection."""
     done = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        listening.settimeout(5)
+        listening.settimeout(30)
 
         def serve() -> None:
             try:

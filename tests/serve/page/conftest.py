@@ -25,7 +25,7 @@ FLAGS = [
     "--disable-sync",
 ]
 
-PATIENCE_MS = 8000
+PATIENCE_MS = 20_000
 
 
 class OutsideServer:

@@ -15,6 +15,7 @@ from playwright.sync_api import expect
 from visiting import text_of
 
 from groma.inference.draw import PALETTE
+from patience import wait_for
 
 LIT = re.compile(r"\blit\b")
 BOX = (100, 100, 200, 200)
@@ -56,8 +57,7 @@ def test_an_answer_can_be_stopped(reader, server):
     turn = reader.turns.first
     expect(turn).to_have_attribute("data-status", "stopped")
     expect(turn.locator(".state")).to_have_text("Stopped.")
-    reader.page.wait_for_timeout(100)
-    assert server.hung_up == 1
+    wait_for(lambda: server.hung_up == 1)
     reader.ask("Are you sure?")
     kept = reader.asked()["messages"][1]
     assert kept["role"] == "assistant" and SCENE_TEXT.startswith(kept["content"])

@@ -100,7 +100,7 @@ def test_a_long_answer_is_followed_unless_the_reader_scrolled_away(reader, serve
     reader.send("And another.")
     expect(reader.turns.last).to_have_attribute("data-status", "streaming")
     reader.log.evaluate("log => log.scrollTo(0, 100)")
-    reader.page.wait_for_timeout(100)
+    reader.settle()
     answer.go.set()
     expect(reader.turns.last).to_have_attribute("data-status", "done")
     assert reader.log.evaluate("log => log.scrollTop") == 100
@@ -110,7 +110,7 @@ def test_a_new_question_is_always_shown(reader, server):
     server.answers = [Say(text="word " * 800)]
     reader.ask("Tell me a story.")
     reader.log.evaluate("log => log.scrollTo(0, 0)")
-    reader.page.wait_for_timeout(100)
+    reader.settle()
     turn = reader.ask("What is there?")
     expect(turn.locator(".asked")).to_be_in_viewport()
     assert reader.log.evaluate(TO_END) < 5
