@@ -20,6 +20,12 @@ COUNT = 30
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed: pip install 'groma[ray]'")
 
 
+@pytest.fixture(autouse=True)
+def not_last_in_line(monkeypatch):
+    """Ray's workers let every other process go first: beside tests that compute they would hardly move."""
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+
+
 @pytest.fixture
 def photos(tmp_path):
     return folder(tmp_path / "photos", COUNT)
