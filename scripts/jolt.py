@@ -47,24 +47,31 @@ def busy(count: int) -> Iterator[None]:
 
 
 def descendants(pid: int) -> list[psutil.Process]:
-    """All that a process has started; and actors of Ray, whose parent is another."""
-    with suppress(psutil.Error):
-        actors = [one for one in psutil.process_iter(["name"]) if str(one.info["name"]).startswith("ray::")]
-        return psutil.Process(pid).children(recursive=True) + actors
+    """All that a process has started, and what they have."""
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).children(recursive=True)
     return []
 
 
 def stand_still(processes: Sequence[psutil.Process], seconds: float) -> None:
-    """Stop processes, and let those go on that are still there."""
-    for number, pause_s in ((signal.SIGSTOP, seconds), (signal.SIGCONT, 0.0)):
-        for process in processes:
-            with suppress(psutil.Error):
-                process.send_signal(number)
-        time.sleep(pause_s)
+    """Stop processes, and let those go on that are still there, whatever happens meanwhile."""
+    try:
+        _tell(processes, signal.SIGSTOP)
+        time.sleep(seconds)
+    finally:
+        _tell(processes, signal.SIGCONT)
+
+
+def _tell(processes: Sequence[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
 
 
 def main(options: Options) -> int:
     """The command's own status."""
+    if not options.command:
+        sys.exit("jolt.py: there is nothing to run: give a command after --")
     choice = random.Random(options.seed)
     with busy(options.busy), subprocess.Popen(options.command) as running:
         while running.poll() is None:

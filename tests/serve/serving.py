@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import threading
-import time
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from typing import Any
@@ -20,6 +19,7 @@ from groma.serve.app import build_app
 from groma.serve.run import listen
 from groma.serve.service import Service
 from groma.serve.settings import ServeSettings
+from patience import wait_for
 from slow_backend import slowly
 
 
@@ -45,10 +45,7 @@ class Served:
 
     def start(self) -> None:
         self._thread.start()
-        until = time.monotonic() + 30
-        while self.service.state != "ready":
-            assert time.monotonic() < until, "the server did not get ready"
-            time.sleep(0.01)
+        wait_for(lambda: self.service.state == "ready", 30)
 
     def stop(self) -> None:
         self._server.should_exit = True
@@ -61,10 +58,7 @@ class Served:
 
     def wait_idle(self) -> None:
         """Until nobody is answered any more."""
-        until = time.monotonic() + 20
-        while self.engine.running or self.engine.waiting:
-            assert time.monotonic() < until, "somebody is still answered"
-            time.sleep(0.01)
+        wait_for(lambda: not self.engine.running and not self.engine.waiting)
 
     def send(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any, dict[str, str]]:
         """Status, JSON (or text) and headers of a reply."""

@@ -128,7 +128,7 @@ def test_who_does_not_read_is_not_waited_for(server):
         wait_for(lambda: len(open_connections(server)) <= held)
 
 
-# DEFECT H17: fails, as a connection is closed only once what is left has been sent, be it too little to pause for
+# H17, was broken because a connection is closed only once what is left has been sent, be it too little to pause for
 def test_who_leaves_a_little_unread_is_not_waited_for():
     with running(upload_time_s=0.5, send_buffer_bytes=4096) as server, socket.socket() as sock:
         wait_for(lambda: not open_connections(server))
