@@ -72,13 +72,17 @@ def main(options: Options) -> int:
     """The command's own status."""
     if not options.command:
         sys.exit("jolt.py: there is nothing to run: give a command after --")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # tidies up, as Ctrl-C does
     choice = random.Random(options.seed)
     with busy(options.busy), subprocess.Popen(options.command) as running:
-        while running.poll() is None:
-            time.sleep(choice.uniform(*BETWEEN_S))
-            share = 1.0 if choice.random() < 0.3 else 0.5
-            chosen = [process for process in descendants(running.pid) if choice.random() < share]
-            stand_still(chosen, choice.choice(STANDSTILLS_S))
+        try:
+            while running.poll() is None:
+                time.sleep(choice.uniform(*BETWEEN_S))
+                share = 1.0 if choice.random() < 0.3 else 0.5
+                chosen = [process for process in descendants(running.pid) if choice.random() < share]
+                stand_still(chosen, choice.choice(STANDSTILLS_S))
+        finally:
+            running.terminate()  # which does nothing once it has ended
     return running.returncode
 
 
